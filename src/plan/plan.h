@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// The desired state in IPVS words, the same for every data plane. Values are immutable and shared
+// by pointer: planner and data plane hold the same objects, also across threads.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "net/address.h"
+
+namespace fairlead::plan {
+
+/// Identity of a virtual server. (A firewall mark joins with the first user of it.)
+struct VirtualServerKey {
+  net::IpAddress address;
+  net::Port port{};
+  net::Protocol protocol = net::Protocol::kTcp;
+
+  /// `10.96.0.1:80/TCP`, `[2001:db8::1]:53/UDP`.
+  [[nodiscard]] std::string text() const;
+  friend auto operator<=>(const VirtualServerKey&, const VirtualServerKey&) = default;
+};
+
+/// What kind of service address this is; decides binding, masquerade and which sets it joins.
+enum class AddressKind : std::uint8_t { kClusterIp, kExternalIp, kLoadBalancerIp, kNodePort };
+[[nodiscard]] std::string_view text(AddressKind kind);  // "cluster-ip", ...
+
+enum class Forwarding : std::uint8_t { kMasquerade, kDirectRouting, kTunnel, kFullNat };
+
+struct RealServer {
+  net::IpAddress address;
+  net::Port port{};
+  Forwarding forwarding = Forwarding::kMasquerade;
+  bool is_local = false;  // on this node
+  std::uint32_t weight = 1;
+
+  [[nodiscard]] net::SocketAddress socket() const { return {address, port}; }
+  friend auto operator<=>(const RealServer&, const RealServer&) = default;
+};
+/// Sorted by address and port, without duplicates; never null.
+using RealServers = std::shared_ptr<const std::vector<RealServer>>;
+
+/// Who sends: a host outside the cluster, a pod, or a process on a node.
+enum class ClientClass : std::uint8_t { kExternal, kPod, kNode };
+inline constexpr std::size_t kClientClasses = 3;
+
+/// What becomes of a connection when the class's set is empty.
+enum class EmptyVerdict : std::uint8_t { kReject, kDrop };
+
+/// How one client class is served. All classes of a virtual server share one set until traffic
+/// policies tell them apart.
+struct ClassPolicy {
+  RealServers servers;
+  bool masquerade = false;
+  std::vector<net::IpPrefix> allowed_sources;  // empty: everyone
+  EmptyVerdict if_empty = EmptyVerdict::kReject;
+};
+
+struct Scheduler {
+  std::string name = "rr";  // at most 15 characters
+  std::uint32_t flags = 0;  // kernel bits SCHED1 0x8, SCHED2 0x10, SCHED3 0x20 (ipvs-engine.md 1.4)
+  friend bool operator==(const Scheduler&, const Scheduler&) = default;
+};
+
+struct VirtualServer {
+  VirtualServerKey key;
+  AddressKind kind = AddressKind::kClusterIp;
+  std::string owner;  // service port: `ns/name:port`
+  Scheduler scheduler;
+  /// Session affinity per client address.
+  std::optional<std::chrono::seconds> persistence;
+  bool one_packet = false;
+  /// How long a removed real server may keep its connections; unset: the data plane's default.
+  std::optional<std::chrono::seconds> drain_timeout;
+  /// The address is already on one of the node's own interfaces (external and load-balancer IPs):
+  /// it must not be bound a second time.
+  bool on_node_interface = false;
+  std::array<ClassPolicy, kClientClasses> classes;
+  /// Local endpoints of this service port in whatever state: a pod that reaches itself through the
+  /// virtual server must be masqueraded, or it would see its own address as the peer.
+  std::shared_ptr<const std::vector<net::SocketAddress>> hairpin;
+
+  [[nodiscard]] const ClassPolicy& policy(ClientClass c) const {
+    return classes[static_cast<std::size_t>(c)];
+  }
+};
+/// Compares contents, not pointers.
+[[nodiscard]] bool operator==(const ClassPolicy& a, const ClassPolicy& b);
+[[nodiscard]] bool operator==(const VirtualServer& a, const VirtualServer& b);
+
+using VirtualServerPtr = std::shared_ptr<const VirtualServer>;
+
+/// A change of the plan. `put` replaces or adds; keys are unique within a delta.
+struct Delta {
+  std::vector<VirtualServerPtr> put;
+  std::vector<VirtualServerKey> removed;
+
+  [[nodiscard]] bool empty() const { return put.empty() && removed.empty(); }
+};
+
+}  // namespace fairlead::plan
+
+template <>
+struct std::hash<fairlead::plan::VirtualServerKey> {
+  std::size_t operator()(const fairlead::plan::VirtualServerKey& key) const noexcept;
+};
