@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/byte_order.h"
+#include "base/duration.h"
 #include "base/result.h"
 #include "base/text.h"
 
@@ -34,6 +35,19 @@ TEST(Text, ParseNumber) {
 TEST(Text, Trim) {
   EXPECT_EQ(trim(" \t10.0.0.0/8\n"), "10.0.0.0/8");
   EXPECT_EQ(trim("  "), "");
+}
+
+TEST(Duration, GoSyntax) {
+  using namespace std::chrono_literals;
+  EXPECT_EQ(parse_duration("0"), 0ns);
+  EXPECT_EQ(parse_duration("30s"), 30s);
+  EXPECT_EQ(parse_duration("1m30s"), 90s);
+  EXPECT_EQ(parse_duration("24h0m0s"), 24h);
+  EXPECT_EQ(parse_duration("250ms"), 250ms);
+  EXPECT_EQ(parse_duration("1.5h"), 90min);
+  for (const char* bad : {"", "5", "-1s", "1x", "s", "1s ", "1e99h", "inf"}) {
+    EXPECT_FALSE(parse_duration(bad)) << bad;
+  }
 }
 
 TEST(ByteOrder, RoundTrips) {

@@ -39,7 +39,8 @@ class FdWatch {
   FdWatch& operator=(const FdWatch&) = delete;
   virtual ~FdWatch() = default;
   /// Level-triggered; replaces the former interest. Neither: paused. The fd stays the caller's and
-  /// must stay open as long as this object lives.
+  /// must stay open as long as this object lives; it is made non-blocking, and has one watch at a
+  /// time. An error or hang-up counts as what was asked for, so that the owner meets it.
   virtual void set(FdEvents interest) = 0;
 };
 
@@ -64,7 +65,9 @@ class Loop {
       int fd, FdEvents interest, std::function<void(FdEvents)> on_event) = 0;
   [[nodiscard]] virtual std::unique_ptr<SignalWatch> watch_signal(
       int signal_number, std::function<void()> on_signal) = 0;
-  /// From any thread: runs `work` on the loop's thread, in order of posting.
+  /// From any thread: runs `work` on the loop's thread, in order of posting. While the loop does
+  /// not run, work waits; what waits when the loop is destroyed is dropped unrun, on that thread.
+  /// The caller sees to it that no other thread posts to a loop that is being destroyed.
   virtual void post(std::function<void()> work) = 0;
 };
 
@@ -73,7 +76,8 @@ class UvLoop : public Loop {
  public:
   /// Runs until `stop`; may be run again.
   virtual void run() = 0;
-  /// From any thread.
+  /// From any thread. Takes effect after what was posted before; not lost if the loop does not run
+  /// yet. Other callbacks of the same turn may still run.
   virtual void stop() = 0;
 };
 [[nodiscard]] std::unique_ptr<UvLoop> make_uv_loop();

@@ -129,15 +129,18 @@ class Client {
   [[nodiscard]] virtual Result<Timeouts> timeouts() = 0;
   [[nodiscard]] virtual Status set_timeouts(const Timeouts& timeouts) = 0;
 
-  /// The whole table, every virtual server with its real servers in the kernel's order.
+  /// The whole table, every virtual server with its real servers in the kernel's order. Connection
+  /// thresholds may be missing (0) here, see netlink_client.h; `get` tells them.
   [[nodiscard]] virtual Result<std::vector<ObservedVirtualServer>> dump() = 0;
   /// One virtual server; nullopt if the kernel has none such.
   [[nodiscard]] virtual Result<std::optional<ObservedVirtualServer>> get(const ServiceId& id) = 0;
 
   /// Applies `ops` in order, many per system call; one result per op, in the same order. A failed
-  /// op does not stop the later ones. Errors are the kernel's, unjudged: kAlreadyExists and
-  /// kNotFound are for the caller to accept. When answers were lost or late, every op whose fate
-  /// is unknown gets kOverflow or kTimeout, and the caller has to read the state again.
+  /// op does not stop the later ones. Errors are the kernel's, unjudged, their text beginning with
+  /// `text(op)`: kAlreadyExists and kNotFound are for the caller to accept. (ENOENT for a virtual
+  /// server means its scheduler; a missing virtual server is ESRCH: errno_value() tells.) When
+  /// answers were lost or late, every op whose fate is unknown gets kOverflow or kTimeout, and the
+  /// caller has to read the state again.
   [[nodiscard]] virtual std::vector<Status> apply(std::span<const Op> ops) = 0;
 };
 

@@ -68,6 +68,10 @@ class AddressMonitor {
   /// then read `Route::addresses()` again.
   [[nodiscard]] virtual bool drain() = 0;
 };
-[[nodiscard]] Result<std::unique_ptr<AddressMonitor>> make_address_monitor();
+/// Addresses of the device named `ignored_device` are no news (it holds one per service, and they
+/// are of our own making), whether it exists already, appears later, or comes back under another
+/// index: the monitor follows link messages to know.
+[[nodiscard]] Result<std::unique_ptr<AddressMonitor>> make_address_monitor(
+    std::string ignored_device);
 
 }  // namespace fairlead::netlink

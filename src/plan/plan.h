@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/types.h"
 #include "net/address.h"
 
 namespace fairlead::plan {
@@ -29,9 +30,9 @@ struct VirtualServerKey {
   friend auto operator<=>(const VirtualServerKey&, const VirtualServerKey&) = default;
 };
 
-/// What kind of service address this is; decides binding, masquerade and which sets it joins.
-enum class AddressKind : std::uint8_t { kClusterIp, kExternalIp, kLoadBalancerIp, kNodePort };
-[[nodiscard]] std::string_view text(AddressKind kind);  // "cluster-ip", ...
+using model::AddressKind;
+using model::Scheduler;
+using model::text;
 
 enum class Forwarding : std::uint8_t { kMasquerade, kDirectRouting, kTunnel, kFullNat };
 
@@ -64,28 +65,23 @@ struct ClassPolicy {
   EmptyVerdict if_empty = EmptyVerdict::kReject;
 };
 
-struct Scheduler {
-  std::string name = "rr";  // at most 15 characters
-  std::uint32_t flags = 0;  // kernel bits SCHED1 0x8, SCHED2 0x10, SCHED3 0x20 (ipvs-engine.md 1.4)
-  friend bool operator==(const Scheduler&, const Scheduler&) = default;
-};
-
 struct VirtualServer {
   VirtualServerKey key;
   AddressKind kind = AddressKind::kClusterIp;
-  std::string owner;  // service port: `ns/name:port`
+  std::string owner;  // service port: `ns/name:port`, or `ns/name` if the port has no name
   Scheduler scheduler;
   /// Session affinity per client address.
   std::optional<std::chrono::seconds> persistence;
   bool one_packet = false;
   /// How long a removed real server may keep its connections; unset: the data plane's default.
   std::optional<std::chrono::seconds> drain_timeout;
-  /// The address is already on one of the node's own interfaces (external and load-balancer IPs):
-  /// it must not be bound a second time.
+  /// The address is already on one of the node's own interfaces: it must not be bound a second
+  /// time. Always so for node ports; never for ClusterIPs, which are bound whoever else has them.
   bool on_node_interface = false;
   std::array<ClassPolicy, kClientClasses> classes;
   /// Local endpoints of this service port in whatever state: a pod that reaches itself through the
-  /// virtual server must be masqueraded, or it would see its own address as the peer.
+  /// virtual server must be masqueraded, or it would see its own address as the peer. Sorted,
+  /// without duplicates; never null.
   std::shared_ptr<const std::vector<net::SocketAddress>> hairpin;
 
   [[nodiscard]] const ClassPolicy& policy(ClientClass c) const {
@@ -98,7 +94,8 @@ struct VirtualServer {
 
 using VirtualServerPtr = std::shared_ptr<const VirtualServer>;
 
-/// A change of the plan. `put` replaces or adds; keys are unique within a delta.
+/// A change of the plan. `put` replaces or adds; keys are unique within a delta, and both lists
+/// are sorted by key.
 struct Delta {
   std::vector<VirtualServerPtr> put;
   std::vector<VirtualServerKey> removed;

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "proxy/plan_command.h"
+#include "proxy/proxy.h"
+#include "version.h"
+
+namespace {
+
+constexpr const char* kUsage = R"(Fairlead, the service proxy of a Kubernetes node.
+
+  fairlead run [FLAGS]    serve this node until stopped
+  fairlead plan [FLAGS]   print what would be programmed; needs no privileges
+  fairlead version        print the version
+
+`fairlead COMMAND --help` lists a command's flags.
+)";
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : std::string();
+}
+
+int complain(const std::string& text) {
+  std::fprintf(stderr, "Error: %s\n", text.c_str());
+  return 1;
+}
+
+int print_version() {
+  std::printf("fairlead %s\n", fairlead::kVersion);
+  return 0;
+}
+
+int run(const std::string& program, const std::vector<std::string>& args) {
+  auto parsed = fairlead::config::parse_flags(program, args, host_name());
+  if (!parsed) {
+    return complain(parsed.error().text());
+  }
+  if (!parsed->config) {
+    std::fputs(parsed->text.c_str(), stdout);
+    return parsed->exit_code;
+  }
+  return fairlead::proxy::run(std::move(*parsed->config));
+}
+
+int plan(const std::vector<std::string>& args) {
+  auto parsed = fairlead::config::parse_plan_flags("fairlead plan", args, host_name());
+  if (!parsed) {
+    return complain(parsed.error().text());
+  }
+  if (!parsed->command) {
+    std::fputs(parsed->text.c_str(), stdout);
+    return parsed->exit_code;
+  }
+  return fairlead::proxy::print_plan(*parsed->command);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> args(argv + 1, argv + argc);
+  if (std::filesystem::path(argv[0]).filename() == "kube-proxy") {
+    return run("kube-proxy", args);
+  }
+  const std::string command = args.empty() ? "" : args.front();
+  if (!args.empty()) {
+    args.erase(args.begin());
+  }
+  if (command == "run") {
+    return run("fairlead run", args);
+  }
+  if (command == "plan") {
+    return plan(args);
+  }
+  if (command == "version" || command == "--version") {
+    return print_version();
+  }
+  if (command == "help" || command == "--help" || command == "-h") {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
+  std::fputs(kUsage, stderr);
+  return complain(command.empty() ? "no command given" : "unknown command \"" + command + "\"");
+}

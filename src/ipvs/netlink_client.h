@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The client of client.h over generic netlink.
+//
+// dump() takes the virtual servers from one GET_SERVICE dump, since only netlink tells scheduler
+// flags, persistence and masks exactly, and the real servers of all of them from one reading of
+// /proc/net/ip_vs: by netlink it would be one dump, several system calls, per virtual server. What
+// the text has: address, port, method, weight, active and inactive connections, in the kernel's
+// order, IPv6 in brackets. What it lacks:
+//   - thresholds: 0 in what dump() gives; get() tells them;
+//   - the family of a virtual server by firewall mark: its real servers come by netlink;
+//   - protocols other than TCP, UDP, SCTP print as other words; both sources skip them.
+// Under concurrent change both sources may skip or repeat a virtual server: each read goes on at
+// "the n-th", and the n-th moves when an earlier one comes or goes. One virtual server and its real
+// servers print as one record, so these belong together. Hence dump() compares the two lists of
+// virtual servers; if one has what the other lacks, somebody else changed the table meanwhile and
+// both are read again, a few times. What still differs then is asked one by one. A change of real
+// servers alone during the reading shows or does not, as with any reader.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "ipvs/client.h"
+#include "netlink/socket.h"
+
+namespace fairlead::ipvs {
+
+class NetlinkClient final : public Client {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<NetlinkClient>> open(
+      netlink::SocketOptions options = {});
+
+  [[nodiscard]] Result<Info> info() override;
+  [[nodiscard]] Result<Timeouts> timeouts() override;
+  [[nodiscard]] Status set_timeouts(const Timeouts& timeouts) override;
+  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump() override;
+  [[nodiscard]] Result<std::optional<ObservedVirtualServer>> get(const ServiceId& id) override;
+  [[nodiscard]] std::vector<Status> apply(std::span<const Op> ops) override;
+
+  /// As dump(), by netlink alone: exact thresholds, at one dump per virtual server.
+  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump_by_netlink();
+
+ private:
+  using RealServers = std::unordered_map<ServiceId, std::vector<ObservedRealServer>>;
+
+  NetlinkClient(netlink::Socket socket, std::uint16_t family, UniqueFd proc);
+  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> virtual_servers();
+  [[nodiscard]] Result<std::vector<ObservedRealServer>> real_servers(const ServiceId& id);
+  [[nodiscard]] std::optional<RealServers> real_servers_from_proc();
+
+  netlink::Socket socket_;
+  std::uint16_t family_;
+  UniqueFd proc_;  // kept open: it belongs to the same network namespace as the socket
+};
+
+}  // namespace fairlead::ipvs

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/annotations.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "base/text.h"
+
+namespace fairlead::model {
+namespace {
+
+constexpr std::uint32_t kSched1 = 0x8;
+constexpr std::uint32_t kSched2 = 0x10;
+constexpr std::uint32_t kSched3 = 0x20;
+constexpr std::chrono::seconds kMaxDrain = std::chrono::hours(24 * 30);
+
+constexpr std::array<std::string_view, 14> kSchedulers = {
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "fo", "ovf", "twos"};
+
+struct FlagName {
+  std::string_view name;
+  std::string_view scheduler;  // empty: any
+  std::uint32_t bit;
+};
+// The scheduler's own names come first: they are the ones to print.
+constexpr std::array<FlagName, 7> kFlagNames = {{{"sh-fallback", "sh", kSched1},
+                                                 {"sh-port", "sh", kSched2},
+                                                 {"mh-fallback", "mh", kSched1},
+                                                 {"mh-port", "mh", kSched2},
+                                                 {"flag-1", "", kSched1},
+                                                 {"flag-2", "", kSched2},
+                                                 {"flag-3", "", kSched3}}};
+
+std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
+
+struct Unit {
+  std::string_view name;
+  double seconds;
+};
+// Longer names first where one begins another.
+constexpr std::array<Unit, 8> kUnits = {{{"ns", 1e-9},
+                                         {"us", 1e-6},
+                                         {"\u00b5s", 1e-6},
+                                         {"\u03bcs", 1e-6},
+                                         {"ms", 1e-3},
+                                         {"s", 1},
+                                         {"m", 60},
+                                         {"h", 3600}}};
+
+/// Reads `1.5` off the front; empty without a digit.
+std::optional<double> take_decimal(std::string_view& text) {
+  double value = 0;
+  double place = 0;  // 0 before the point
+  bool digits = false;
+  while (!text.empty()) {
+    const char c = text.front();
+    if (c == '.' && place == 0) {
+      place = 1;
+    } else if (c >= '0' && c <= '9') {
+      digits = true;
+      if (place == 0) {
+        value = (value * 10) + (c - '0');
+      } else {
+        place /= 10;
+        value += place * (c - '0');
+      }
+    } else {
+      break;
+    }
+    text.remove_prefix(1);
+  }
+  return digits ? std::optional(value) : std::nullopt;
+}
+
+const std::string* find(const api::Labels& annotations, const std::string& name) {
+  const auto found = annotations.find(name);
+  return found == annotations.end() ? nullptr : &found->second;
+}
+
+/// The annotation that is there, ours before kube-router's.
+struct Found {
+  std::string field;
+  const std::string* value = nullptr;
+};
+Found first_of(const api::Labels& annotations, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (const std::string* value = find(annotations, name)) {
+      return {"metadata.annotations[" + std::string(name) + "]", value};
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Scheduler> parse_scheduler(std::string_view name) {
+  if (std::ranges::find(kSchedulers, name) == kSchedulers.end()) {
+    std::string known;
+    for (const std::string_view scheduler : kSchedulers) {
+      known += " " + std::string(scheduler);
+    }
+    return fail(ErrorKind::kInvalidInput, quoted(name) + " is not a scheduler; there are" + known);
+  }
+  return Scheduler{std::string(name), name == "mh" ? kSched2 : 0};
+}
+
+Result<std::uint32_t> parse_scheduler_flags(std::string_view flags, std::string_view scheduler) {
+  std::uint32_t bits = 0;
+  if (trim(flags).empty()) {
+    return bits;
+  }
+  for (const std::string_view piece : split(flags, ',')) {
+    const std::string_view name = trim(piece);
+    const auto* const known = std::ranges::find(kFlagNames, name, &FlagName::name);
+    if (known == kFlagNames.end()) {
+      return fail(ErrorKind::kInvalidInput,
+                  quoted(name) +
+                      " is not a scheduler flag; there are sh-port, sh-fallback, "
+                      "mh-port, mh-fallback, flag-1, flag-2, flag-3");
+    }
+    if (!known->scheduler.empty() && known->scheduler != scheduler) {
+      return fail(ErrorKind::kInvalidInput, quoted(name) + " is a flag of scheduler " +
+                                                std::string(known->scheduler) + ", not of " +
+                                                std::string(scheduler));
+    }
+    bits |= known->bit;
+  }
+  return bits;
+}
+
+std::string scheduler_flags_text(const Scheduler& scheduler) {
+  std::string out;
+  std::uint32_t left = scheduler.flags;
+  for (const FlagName& flag : kFlagNames) {
+    if ((left & flag.bit) != 0 && (flag.scheduler.empty() || flag.scheduler == scheduler.name)) {
+      out += (out.empty() ? "" : ",") + std::string(flag.name);
+      left &= ~flag.bit;
+    }
+  }
+  return out;
+}
+
+Result<std::chrono::seconds> parse_duration(std::string_view text) {
+  const auto bad = [&] {
+    return fail(ErrorKind::kInvalidInput,
+                quoted(text) + " is not a duration such as 30s, 1m30s or 2h");
+  };
+  if (text == "0") {
+    return std::chrono::seconds(0);
+  }
+  if (text.empty()) {
+    return bad();
+  }
+  double seconds = 0;
+  for (std::string_view left = text; !left.empty();) {
+    const auto value = take_decimal(left);
+    const auto* const unit = std::ranges::find_if(
+        kUnits, [&](const Unit& candidate) { return left.starts_with(candidate.name); });
+    if (!value || unit == kUnits.end()) {
+      return bad();
+    }
+    left.remove_prefix(unit->name.size());
+    seconds += *value * unit->seconds;
+  }
+  // A hair less, so that 0.1 + 0.2 and its like do not round up to a second too many.
+  const double whole = std::ceil(seconds - 1e-10);
+  if (whole > 1e15) {
+    return fail(ErrorKind::kInvalidInput, quoted(text) + " is too long");
+  }
+  return std::chrono::seconds(static_cast<std::int64_t>(whole));
+}
+
+Result<Weights> Weights::parse(std::string_view text) {
+  Weights weights;
+  for (const std::string_view piece : split(text, ',')) {
+    const std::string_view entry = trim(piece);
+    if (entry.empty()) {
+      continue;  // a trailing comma, or nothing at all
+    }
+    const std::size_t equals = entry.rfind('=');
+    const auto who = trim(entry.substr(0, equals));
+    const auto weight = equals == std::string_view::npos
+                            ? std::nullopt
+                            : parse_number(trim(entry.substr(equals + 1)), kMax);
+    if (!weight || who.empty()) {
+      return fail(ErrorKind::kInvalidInput,
+                  quoted(entry) +
+                      " is not ADDRESS=WEIGHT, CIDR=WEIGHT or NODE=WEIGHT with a "
+                      "weight from 0 to 65535");
+    }
+    const auto value = static_cast<std::uint32_t>(*weight);
+    if (const auto address = net::IpAddress::parse(who)) {
+      weights.add(net::IpPrefix::host(*address), value);
+    } else if (who.find('/') == std::string_view::npos) {
+      weights.by_node_.emplace_back(who, value);
+    } else if (const auto prefix = net::IpPrefix::parse(who)) {
+      weights.add(*prefix, value);
+    } else {
+      return fail(prefix.error());
+    }
+  }
+  return weights;
+}
+
+void Weights::add(const net::IpPrefix& prefix, std::uint32_t weight) {
+  const auto place =
+      std::ranges::upper_bound(by_prefix_, prefix.length(), std::ranges::greater{},
+                               [](const auto& entry) { return entry.first.length(); });
+  by_prefix_.insert(place, {prefix, weight});
+}
+
+std::uint32_t Weights::of(const net::IpAddress& endpoint, std::string_view node_name) const {
+  for (const auto& [prefix, weight] : by_prefix_) {
+    if (prefix.contains(endpoint)) {
+      return weight;
+    }
+  }
+  for (const auto& [node, weight] : by_node_) {
+    if (node == node_name) {
+      return weight;
+    }
+  }
+  return 1;
+}
+
+ServiceSettings read_annotations(const api::Service& service, const Scheduler& default_scheduler,
+                                 std::vector<Problem>& problems) {
+  ServiceSettings settings;
+  settings.scheduler = default_scheduler;
+  const api::Labels& annotations = service.meta.annotations;
+  if (annotations.empty()) {
+    return settings;
+  }
+  const auto problem = [&](std::string field, std::string what) {
+    problems.push_back({"Service " + service.meta.key.text(), std::move(field), std::move(what)});
+  };
+
+  if (const Found found =
+          first_of(annotations, {"fairlead.io/scheduler", "kube-router.io/service.scheduler"});
+      found.value != nullptr) {
+    if (auto scheduler = parse_scheduler(trim(*found.value))) {
+      settings.scheduler = *std::move(scheduler);
+    } else {
+      problem(found.field,
+              scheduler.error().text() + "; " + default_scheduler.name + " is used until then");
+    }
+  }
+  if (const Found found = first_of(
+          annotations, {"fairlead.io/scheduler-flags", "kube-router.io/service.schedflags"});
+      found.value != nullptr) {
+    if (const auto flags = parse_scheduler_flags(*found.value, settings.scheduler.name)) {
+      settings.scheduler.flags = *flags;
+    } else {
+      problem(found.field, flags.error().text());
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/weights"}); found.value != nullptr) {
+    if (auto weights = Weights::parse(*found.value)) {
+      settings.weights = *std::move(weights);
+    } else {
+      problem(found.field, weights.error().text() + "; every weight is 1 until then");
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/drain-timeout"});
+      found.value != nullptr) {
+    if (const auto timeout = parse_duration(trim(*found.value)); !timeout) {
+      problem(found.field, timeout.error().text());
+    } else if (*timeout > kMaxDrain) {
+      problem(found.field, quoted(*found.value) + " is too long; 720h is the most");
+    } else {
+      settings.drain_timeout = *timeout;
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/one-packet"});
+      found.value != nullptr) {
+    const std::string_view value = trim(*found.value);
+    const bool has_udp = std::ranges::any_of(service.ports, [](const api::ServicePort& port) {
+      return port.protocol == net::Protocol::kUdp;
+    });
+    if (value != "true" && value != "false") {
+      problem(found.field, quoted(*found.value) + " is neither true nor false");
+    } else if (value == "true" && !has_udp) {
+      problem(found.field, "only UDP ports can be scheduled packet by packet, and there is none");
+    } else {
+      settings.one_packet = value == "true";
+    }
+  }
+  return settings;
+}
+
+}  // namespace fairlead::model

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a service asks for by annotation. Read are
+//
+//   fairlead.io/scheduler        rr wrr lc wlc lblc lblcr dh sh mh sed nq fo ovf twos
+//   fairlead.io/scheduler-flags  comma list of sh-port sh-fallback (scheduler sh), mh-port
+//                                mh-fallback (mh), flag-1 flag-2 flag-3 (any); empty: none
+//   fairlead.io/weights          comma list of WHO=WEIGHT, WEIGHT from 0 to 65535, WHO an
+//   endpoint's
+//                                address, a CIDR, or the name of a node (all endpoints there). An
+//                                address beats a CIDR, a longer CIDR a shorter, any CIDR a node's
+//                                name; endpoints that no entry names have weight 1.
+//   fairlead.io/drain-timeout    Go duration (30s, 1m30s, 0): how long removed endpoints may keep
+//                                their connections; rounded up to seconds; at most 30 days
+//   fairlead.io/one-packet       true or false: schedule each packet by itself (UDP ports only)
+//   kube-router.io/service.scheduler, kube-router.io/service.schedflags
+//                                as the first two, where those are absent
+//
+// A value that we do not understand is a Problem; the default is used in its place.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "api/objects.h"
+#include "base/result.h"
+#include "model/types.h"
+#include "net/address.h"
+
+namespace fairlead::model {
+
+/// A scheduler by its kernel name, with the flags it has by default (mh: port). Also for
+/// `--ipvs-scheduler`. The text of the error lists the names there are.
+[[nodiscard]] Result<Scheduler> parse_scheduler(std::string_view name);
+
+/// Kernel bits of a comma list of flag names, checked against the scheduler.
+[[nodiscard]] Result<std::uint32_t> parse_scheduler_flags(std::string_view flags,
+                                                          std::string_view scheduler);
+/// The names that ipvsadm prints: `sh-fallback,sh-port`, `flag-1`; empty without flags.
+[[nodiscard]] std::string scheduler_flags_text(const Scheduler& scheduler);
+
+/// As Go's time.ParseDuration, not negative, rounded up to whole seconds.
+[[nodiscard]] Result<std::chrono::seconds> parse_duration(std::string_view text);
+
+class Weights {
+ public:
+  static constexpr std::uint32_t kMax = 65535;
+
+  [[nodiscard]] static Result<Weights> parse(std::string_view text);
+  [[nodiscard]] std::uint32_t of(const net::IpAddress& endpoint, std::string_view node_name) const;
+
+ private:
+  void add(const net::IpPrefix& prefix, std::uint32_t weight);
+
+  std::vector<std::pair<net::IpPrefix, std::uint32_t>> by_prefix_;  // longest first, then as given
+  std::vector<std::pair<std::string, std::uint32_t>> by_node_;
+};
+
+struct ServiceSettings {
+  Scheduler scheduler;
+  Weights weights;
+  std::optional<std::chrono::seconds> drain_timeout;
+  bool one_packet = false;
+};
+
+/// Appends what is wrong to `problems`.
+[[nodiscard]] ServiceSettings read_annotations(const api::Service& service,
+                                               const Scheduler& default_scheduler,
+                                               std::vector<Problem>& problems);
+
+}  // namespace fairlead::model

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/annotations.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <string>
+#include <vector>
+
+#include "model/test_objects.h"
+
+namespace fairlead::model {
+namespace {
+
+using namespace fairlead::test;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+TEST(Scheduler, Names) {
+  for (const char* name :
+       {"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "twos"}) {
+    EXPECT_EQ(parse_scheduler(name), (Scheduler{name, 0})) << name;
+  }
+  EXPECT_EQ(parse_scheduler("mh"), (Scheduler{"mh", 0x10}));
+  EXPECT_THAT(parse_scheduler("wrx").error().text(), HasSubstr("\"wrx\" is not a scheduler"));
+  EXPECT_FALSE(parse_scheduler(""));
+  EXPECT_FALSE(parse_scheduler("RR"));
+}
+
+TEST(Scheduler, Flags) {
+  struct Case {
+    std::string scheduler;
+    std::string flags;
+    std::optional<std::uint32_t> want;
+    std::string printed;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"sh", "", 0, ""},
+           {"sh", "sh-port", 0x10, "sh-port"},
+           {"sh", " sh-port , sh-fallback ", 0x18, "sh-fallback,sh-port"},
+           {"mh", "mh-fallback", 0x8, "mh-fallback"},
+           {"sh", "flag-1", 0x8, "sh-fallback"},
+           {"rr", "flag-1,flag-2,flag-3", 0x38, "flag-1,flag-2,flag-3"},
+           {"rr", "sh-port", std::nullopt, ""},
+           {"sh", "mh-port", std::nullopt, ""},
+           {"sh", "port", std::nullopt, ""},
+           {"sh", "sh-port,", std::nullopt, ""},
+       }) {
+    const auto flags = parse_scheduler_flags(c.flags, c.scheduler);
+    EXPECT_EQ(flags.has_value(), c.want.has_value()) << c.flags;
+    if (flags) {
+      EXPECT_EQ(*flags, *c.want) << c.flags;
+      EXPECT_EQ(scheduler_flags_text({c.scheduler, *flags}), c.printed);
+    }
+  }
+}
+
+TEST(Duration, AsGoWritesIt) {
+  struct Case {
+    std::string text;
+    std::optional<int> seconds;
+  };
+  for (const Case& c : std::vector<Case>{{"0", 0},
+                                         {"30s", 30},
+                                         {"1m30s", 90},
+                                         {"1.5h", 5400},
+                                         {"2h45m", 9900},
+                                         {".5m", 30},
+                                         {"500ms", 1},
+                                         {"1500ms", 2},
+                                         {"0.1s0.9s", 1},
+                                         {"1\u00b5s", 1},
+                                         {"1ns", 1},
+                                         {"0s", 0},
+                                         {"", std::nullopt},
+                                         {"30", std::nullopt},
+                                         {"s", std::nullopt},
+                                         {"-1s", std::nullopt},
+                                         {"1 s", std::nullopt},
+                                         {"1d", std::nullopt},
+                                         {".s", std::nullopt},
+                                         {"1s2", std::nullopt},
+                                         {"99999999999999999999h", std::nullopt}}) {
+    const auto duration = parse_duration(c.text);
+    EXPECT_EQ(duration.has_value(), c.seconds.has_value()) << c.text;
+    if (duration && c.seconds) {
+      EXPECT_EQ(duration->count(), *c.seconds) << c.text;
+    }
+  }
+}
+
+TEST(Weights, MostSpecificWins) {
+  const auto weights =
+      Weights::parse("node-1=7, 10.1.0.0/16=3, 10.1.1.0/24=4,10.1.1.1=0, 2001:db8::1=9,").value();
+  EXPECT_EQ(weights.of(ip("10.1.1.1"), "node-1"), 0U);
+  EXPECT_EQ(weights.of(ip("10.1.1.2"), "node-1"), 4U);
+  EXPECT_EQ(weights.of(ip("10.1.2.2"), "node-1"), 3U);
+  EXPECT_EQ(weights.of(ip("10.2.0.1"), "node-1"), 7U);
+  EXPECT_EQ(weights.of(ip("10.2.0.1"), "node-2"), 1U);
+  EXPECT_EQ(weights.of(ip("2001:db8::1"), ""), 9U);
+  EXPECT_EQ(Weights::parse("").value().of(ip("10.2.0.1"), ""), 1U);
+}
+
+TEST(Weights, Refused) {
+  for (const char* bad :
+       {"10.1.1.1", "10.1.1.1=", "=3", "10.1.1.1=-1", "10.1.1.1=65536", "10.1.1.0/33=1", "a=b"}) {
+    EXPECT_FALSE(Weights::parse(bad)) << bad;
+  }
+}
+
+TEST(Annotations, OursBeforeKubeRouters) {
+  std::vector<Problem> problems;
+  const auto read = [&](const api::Service& object) {
+    return read_annotations(object, {"wlc", 0}, problems);
+  };
+  EXPECT_EQ(read(service("ns/a")).scheduler.name, "wlc");
+  EXPECT_EQ(read(service("ns/a").annotation("kube-router.io/service.scheduler", "mh")).scheduler,
+            (Scheduler{"mh", 0x10}));
+  EXPECT_EQ(read(service("ns/a")
+                     .annotation("kube-router.io/service.scheduler", "mh")
+                     .annotation("kube-router.io/service.schedflags", "flag-1,flag-2"))
+                .scheduler,
+            (Scheduler{"mh", 0x18}));
+  EXPECT_EQ(read(service("ns/a")
+                     .annotation("kube-router.io/service.scheduler", "mh")
+                     .annotation("fairlead.io/scheduler", "sh"))
+                .scheduler,
+            (Scheduler{"sh", 0}));
+  EXPECT_EQ(read(service("ns/a")
+                     .annotation("fairlead.io/scheduler", "mh")
+                     .annotation("fairlead.io/scheduler-flags", ""))
+                .scheduler,
+            (Scheduler{"mh", 0}));
+  EXPECT_THAT(problems, IsEmpty());
+}
+
+TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
+  struct Case {
+    std::string name;
+    std::string value;
+    std::string problem;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"fairlead.io/scheduler", "wrx", "\"wrx\" is not a scheduler"},
+           {"kube-router.io/service.scheduler", "x", "\"x\" is not a scheduler"},
+           {"fairlead.io/scheduler-flags", "sh-port", "is a flag of scheduler sh, not of wlc"},
+           {"fairlead.io/weights", "10.1.0.1", "is not ADDRESS=WEIGHT"},
+           {"fairlead.io/drain-timeout", "soon", "is not a duration"},
+           {"fairlead.io/drain-timeout", "1000h", "is too long"},
+           {"fairlead.io/one-packet", "yes", "neither true nor false"},
+           {"fairlead.io/one-packet", "true", "only UDP ports"}}) {
+    std::vector<Problem> problems;
+    const api::Service object = service("ns/a").tcp("", 80).annotation(c.name, c.value);
+    const ServiceSettings settings = read_annotations(object, {"wlc", 0}, problems);
+    ASSERT_EQ(problems.size(), 1U) << c.name;
+    EXPECT_EQ(problems[0].object, "Service ns/a");
+    EXPECT_EQ(problems[0].field, "metadata.annotations[" + c.name + "]");
+    EXPECT_THAT(problems[0].what, HasSubstr(c.problem));
+    EXPECT_EQ(settings.scheduler, (Scheduler{"wlc", 0}));
+    EXPECT_EQ(settings.weights.of(ip("10.1.0.1"), ""), 1U);
+    EXPECT_EQ(settings.drain_timeout, std::nullopt);
+    EXPECT_FALSE(settings.one_packet);
+  }
+}
+
+}  // namespace
+}  // namespace fairlead::model

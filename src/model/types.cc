@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/types.h"
+
+namespace fairlead::model {
+
+std::string_view text(AddressKind kind) {
+  switch (kind) {
+    case AddressKind::kClusterIp:
+      return "cluster-ip";
+    case AddressKind::kExternalIp:
+      return "external-ip";
+    case AddressKind::kLoadBalancerIp:
+      return "load-balancer-ip";
+    case AddressKind::kNodePort:
+      return "node-port";
+  }
+  return "?";
+}
+
+std::string Problem::text() const { return object + ": " + field + ": " + what; }
+
+}  // namespace fairlead::model

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Words that the model and everything behind it share.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace fairlead::model {
+
+/// What kind of service address this is; decides binding, masquerade and which sets it joins.
+enum class AddressKind : std::uint8_t { kClusterIp, kExternalIp, kLoadBalancerIp, kNodePort };
+[[nodiscard]] std::string_view text(AddressKind kind);  // "cluster-ip", ...
+
+struct Scheduler {
+  std::string name = "rr";  // at most 15 characters
+  std::uint32_t flags = 0;  // kernel bits SCHED1 0x8, SCHED2 0x10, SCHED3 0x20
+  friend bool operator==(const Scheduler&, const Scheduler&) = default;
+};
+
+/// Something in an object that we cannot honour. Whatever it concerns is left out or takes its
+/// default; the rest of the service goes on.
+struct Problem {
+  std::string object;  // `Service shop/web`
+  std::string field;   // `metadata.annotations[fairlead.io/scheduler]`
+  std::string what;    // what is wrong, and what is done instead or what to do
+
+  /// `Service shop/web: FIELD: what`
+  [[nodiscard]] std::string text() const;
+  friend auto operator<=>(const Problem&, const Problem&) = default;
+};
+
+}  // namespace fairlead::model

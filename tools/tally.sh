@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+# For sourcing: runs the layers of a test run and adds up what they say.
+#
+# A layer's last line of the form `N passed, N failed[, N skipped]` counts; a ctest summary counts as
+# its numbers; a layer with neither counts as one test, by its exit status. A layer that fails
+# without naming a failed test counts one failure.
+passed=0 failed=0 skipped=0
+
+layer() { # NAME COMMAND...
+  local name=$1 log status=0 line p=0 f=0 s=0 started=$SECONDS
+  shift
+  log=$(mktemp)
+  echo "== $name"
+  "$@" 2>&1 | tee "$log"
+  status=${PIPESTATUS[0]}
+  line=$(grep -E '^([A-Za-z]+: )?[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$log" | tail -n 1) || true
+  if [[ $line =~ ([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)? ]]; then
+    p=${BASH_REMATCH[1]} f=${BASH_REMATCH[2]} s=${BASH_REMATCH[4]:-0}
+  elif line=$(grep -E 'tests passed, [0-9]+ tests? failed out of [0-9]+' "$log" | tail -n 1) &&
+    [[ $line =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
+    f=${BASH_REMATCH[1]} p=$((BASH_REMATCH[2] - BASH_REMATCH[1]))
+  elif ((status == 0)); then
+    p=1
+  else
+    f=1
+  fi
+  ((status == 0 || f > 0)) || f=1
+  rm -f "$log"
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  echo "-- $name: $p passed, $f failed, $s skipped in $((SECONDS - started)) s"
+}
+
+verdict() {
+  echo "$passed passed, $failed failed, $skipped skipped"
+  ((failed == 0))
+}
