@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <unistd.h>
-
 #include <array>
 #include <cstdio>
 #include <filesystem>
 #include <span>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #include "config/config.h"
@@ -26,7 +25,8 @@ constexpr const char* kUsage = R"(Fairlead, the service proxy of a Kubernetes no
 
 std::string host_name() {
   std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data()) : std::string();
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? std::string(name.data())
+                                                          : std::string();
 }
 
 int complain(const std::string& text) {

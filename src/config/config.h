@@ -25,6 +25,8 @@ struct Config {
   int api_burst = 10;
   /// For services in manifests that name no ClusterIP.
   std::vector<net::IpPrefix> service_cluster_ip_range;
+  /// Remembers what such services were given; empty: nothing is remembered.
+  std::string allocation_file;
 
   // The node.
   std::string node_name;  // hostname-override, else the host's name; lower case

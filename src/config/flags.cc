@@ -22,6 +22,7 @@ constexpr int kDefaultMetricsPort = 10249;
 struct Raw {
   std::string manifests, kubeconfig, master, hostname_override, bind_address = "0.0.0.0";
   std::string service_cluster_ip_range = "10.96.0.0/16";
+  std::string allocation_file = "/var/lib/fairlead/allocations";
   std::string cluster_cidr, detect_local_mode, bridge, prefix, nodeport_addresses;
   std::string proxy_mode, scheduler, exclude_cidrs;
   std::string tcp_timeout = "0", tcpfin_timeout = "0", udp_timeout = "0";
@@ -179,6 +180,7 @@ Config to_config(const Raw& raw, const std::string& host_name, Mistakes& mistake
   config.service_cluster_ip_range =
       prefixes("service-cluster-ip-range", raw.service_cluster_ip_range, mistakes);
   at_most_one_per_family("service-cluster-ip-range", config.service_cluster_ip_range, mistakes);
+  config.allocation_file = raw.allocation_file;
 
   config.node_name = lower(trim(raw.hostname_override.empty() ? host_name : raw.hostname_override));
   if (config.node_name.empty()) {
@@ -242,7 +244,11 @@ void add_plan_flags(CLI::App& app, Raw& raw) {
                  "Name of this node (default: the host's name)");
   app.add_option("--proxy-mode", raw.proxy_mode, "Data plane: ipvs; empty picks the best one");
   app.add_option("--service-cluster-ip-range", raw.service_cluster_ip_range,
-                 "Where ClusterIPs come from that manifests leave out", true);
+                 "Where ClusterIPs come from that manifests leave out")
+      ->capture_default_str();
+  app.add_option("--allocation-file", raw.allocation_file,
+                 "Remembers ClusterIPs and node ports that were allocated; empty for none")
+      ->capture_default_str();
   app.add_option("--cluster-cidr", raw.cluster_cidr,
                  "Addresses of pods, at most one CIDR a family");
   app.add_option("--nodeport-addresses", raw.nodeport_addresses,
@@ -254,33 +260,47 @@ void add_plan_flags(CLI::App& app, Raw& raw) {
   app.add_option("--pod-bridge-interface", raw.bridge, "For BridgeInterface");
   app.add_option("--pod-interface-name-prefix", raw.prefix, "For InterfaceNamePrefix");
   app.add_option("--ipvs-scheduler", raw.scheduler, "Scheduler of services that name none (rr)");
-  app.add_option("--bind-address", raw.bind_address, "Overrides the node's primary address", true);
+  app.add_option("--bind-address", raw.bind_address, "Overrides the node's primary address")
+      ->capture_default_str();
   app.add_flag("--masquerade-all", raw.masquerade_all, "Masquerade all traffic to ClusterIPs");
   app.add_option("-v,--v", raw.verbosity, "Verbosity; 2 and more shows each step");
 }
 
 void add_run_flags(CLI::App& app, Raw& raw) {
-  app.add_option("--kube-api-qps", raw.qps, "Requests a second to the API server", true);
-  app.add_option("--kube-api-burst", raw.burst, "Requests at once to the API server", true);
+  app.add_option("--kube-api-qps", raw.qps, "Requests a second to the API server")
+      ->capture_default_str();
+  app.add_option("--kube-api-burst", raw.burst, "Requests at once to the API server")
+      ->capture_default_str();
   app.add_option("--iptables-masquerade-bit", raw.masquerade_bit,
-                 "Bit of the packet mark that asks for masquerading", true)
+                 "Bit of the packet mark that asks for masquerading")
+      ->capture_default_str()
       ->check(CLI::Range(0, 31));
   app.add_option("--ipvs-exclude-cidrs", raw.exclude_cidrs,
                  "Virtual servers in these CIDRs are never removed")
       ->join(',');
   app.add_flag("--ipvs-strict-arp", raw.strict_arp, "Set arp_ignore=1 and arp_announce=2");
-  app.add_option("--ipvs-tcp-timeout", raw.tcp_timeout, "0 leaves the kernel's", true);
-  app.add_option("--ipvs-tcpfin-timeout", raw.tcpfin_timeout, "0 leaves the kernel's", true);
-  app.add_option("--ipvs-udp-timeout", raw.udp_timeout, "0 leaves the kernel's", true);
-  app.add_option("--ipvs-sync-period", raw.sync_period, "How often drift is looked for", true);
+  app.add_option("--ipvs-tcp-timeout", raw.tcp_timeout, "0 leaves the kernel's")
+      ->capture_default_str();
+  app.add_option("--ipvs-tcpfin-timeout", raw.tcpfin_timeout, "0 leaves the kernel's")
+      ->capture_default_str();
+  app.add_option("--ipvs-udp-timeout", raw.udp_timeout, "0 leaves the kernel's")
+      ->capture_default_str();
+  app.add_option("--ipvs-sync-period", raw.sync_period, "How often drift is looked for")
+      ->capture_default_str();
   app.add_option("--ipvs-min-sync-period", raw.min_sync_period,
-                 "Least time between two runs of changes", true);
+                 "Least time between two runs of changes")
+      ->capture_default_str();
   app.add_option("--drain-timeout", raw.drain_timeout,
-                 "How long a removed endpoint may keep its connections", true);
-  app.add_option("--healthz-bind-address", raw.healthz, "Health server, ADDRESS[:PORT]", true);
-  app.add_option("--metrics-bind-address", raw.metrics, "Metrics server, ADDRESS[:PORT]", true);
-  app.add_option("--healthz-port", raw.healthz_port, "Deprecated; 0 switches the server off", true);
-  app.add_option("--metrics-port", raw.metrics_port, "Deprecated; 0 switches the server off", true);
+                 "How long a removed endpoint may keep its connections")
+      ->capture_default_str();
+  app.add_option("--healthz-bind-address", raw.healthz, "Health server, ADDRESS[:PORT]")
+      ->capture_default_str();
+  app.add_option("--metrics-bind-address", raw.metrics, "Metrics server, ADDRESS[:PORT]")
+      ->capture_default_str();
+  app.add_option("--healthz-port", raw.healthz_port, "Deprecated; 0 switches the server off")
+      ->capture_default_str();
+  app.add_option("--metrics-port", raw.metrics_port, "Deprecated; 0 switches the server off")
+      ->capture_default_str();
   app.add_flag("--bind-address-hard-fail", raw.hard_fail, "A failed listen ends the program");
 }
 
@@ -366,7 +386,8 @@ Result<ParsedPlan> parse_plan_flags(const std::string& program,
   Raw raw;
   PlanCommand command;
   add_plan_flags(app, raw);
-  app.add_option("-o,--output", command.output, "text, json or ipvsadm", true)
+  app.add_option("-o,--output", command.output, "text, json or ipvsadm")
+      ->capture_default_str()
       ->check(CLI::IsMember({"text", "json", "ipvsadm"}));
   auto outcome = parse(app, args, raw, host_name);
   if (!outcome) {

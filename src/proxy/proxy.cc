@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "proxy/proxy.h"
+
+#include <csignal>
+#include <unistd.h>
+#include <utility>
+
+#include "base/log.h"
+#include "dataplane/ipvs/plane.h"
+#include "proxy/settings.h"
+
+namespace fairlead::proxy {
+namespace {
+
+bool kernel_has_ipv6() { return ::access("/proc/net/if_inet6", F_OK) == 0; }
+
+}  // namespace
+
+Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options)
+    : loop_(loop),
+      config_(std::move(config)),
+      store_(config_.node_name),
+      planner_(store_, std::move(options)),
+      runner_(loop, config_.min_sync_period, [this] { sync(); }),
+      status_(loop, config_) {}
+
+Status Proxy::start() {
+  on_term_ = loop_.watch_signal(SIGTERM, [this] { loop_.stop(); });
+  on_int_ = loop_.watch_signal(SIGINT, [this] { loop_.stop(); });
+
+  auto node_watch = NodeWatch::open(loop_, [this](const auto& addresses) {
+    log::info("the node's addresses changed", {{"count", addresses.size()}});
+    runner_.request();
+  });
+  if (!node_watch) {
+    return fail(node_watch.error().in("read the node's addresses"));
+  }
+  node_watch_ = std::move(*node_watch);
+
+  if (Status status = status_.open(); !status) {
+    return status;
+  }
+
+  store_.set_on_dirty([this] { runner_.request(); });
+  auto source = open_source(loop_, config_, store_);
+  if (!source) {
+    return fail(source.error());
+  }
+  source_ = std::move(*source);
+  return {};
+}
+
+// The one place where data moves: everything that is dirty goes through the planner to the plane.
+void Proxy::sync() {
+  // Nothing is pruned before every source has told everything once.
+  if (!store_.synced()) {
+    return;
+  }
+  if (worker_ == nullptr) {
+    start_plane();
+  }
+  if (!plane_ready_) {
+    return;
+  }
+  const store::Dirty dirty = store_.take_dirty();
+  const model::NodeFacts now = facts();
+  if (planned_ && now.pod_cidrs != planned_facts_.pod_cidrs &&
+      config_.detect_local_mode == config::LocalMode::kNodeCidr) {
+    fatal("the node's pod CIDRs changed; a restart will take them up",
+          Error(ErrorKind::kUnavailable, "--detect-local-mode is NodeCIDR"));
+    return;
+  }
+  planned_facts_ = now;
+  if (!planned_) {
+    planned_ = true;
+    (void)planner_.set_node(now);                  // the empty plan's change is empty
+    (void)planner_.update(store_.service_keys());  // all of it follows
+    status_.planned(++generation_);
+    worker_->submit(planner_.full(), generation_);
+  } else {
+    const plan::Delta moved = planner_.set_node(now);
+    const plan::Delta changed = planner_.update(dirty.services);
+    if (!moved.empty() || !changed.empty()) {
+      status_.planned(++generation_);
+      // The plane may take the first half alone; only the second one completes the generation.
+      worker_->submit(moved, generation_ - 1);
+      worker_->submit(changed, generation_);
+    }
+  }
+  log_problems();
+}
+
+model::NodeFacts Proxy::facts() const {
+  model::NodeFacts facts;
+  if (const api::Node* node = store_.node(); node != nullptr) {
+    facts = model::node_facts(*node);
+  }
+  facts.name = config_.node_name;
+  facts.interface_addresses = node_watch_->addresses();
+  return facts;
+}
+
+void Proxy::start_plane() {
+  const auto config = ipvs_config(config_, facts(), kernel_has_ipv6());
+  worker_ = std::make_unique<dataplane::Worker>(
+      loop_,
+      [config]() -> Result<std::unique_ptr<dataplane::DataPlane>> {
+        auto kernel = dataplane::ipvs::open_kernel();
+        if (!kernel) {
+          return fail(kernel.error());
+        }
+        return std::make_unique<dataplane::ipvs::Plane>(std::move(*kernel), config);
+      },
+      dataplane::Worker::Events{[this](const Status& status) { plane_started(status); },
+                                [this](const dataplane::Summary& summary) { progress(summary); }});
+}
+
+void Proxy::plane_started(const Status& status) {
+  if (!status) {
+    fatal("the data plane cannot work", status.error());
+    return;
+  }
+  plane_ready_ = true;
+  runner_.request();
+}
+
+void Proxy::progress(const dataplane::Summary& summary) { status_.applied(summary); }
+
+void Proxy::log_problems() {
+  for (const api::ObjectKey& service : planner_.take_changed_problems()) {
+    for (const model::Problem& problem : planner_.problems(service)) {
+      log::warn("a service asks for something that cannot be honoured",
+                {{"object", problem.object}, {"field", problem.field}, {"problem", problem.what}});
+    }
+  }
+}
+
+void Proxy::fatal(const std::string& message, const Error& error) {
+  log::error(message, {{"error", error.text()}});
+  exit_code_ = 1;
+  loop_.stop();
+}
+
+int run(config::Config config) {
+  log::set_level(config.verbosity >= 2 ? log::Level::kDebug : log::Level::kInfo);
+  for (const std::string& flag : config.ignored_flags) {
+    log::warn("flag is accepted but has no effect yet", {{"flag", "--" + flag}});
+  }
+  auto options = model_options(config);
+  if (!options) {
+    log::error("cannot start", {{"error", options.error().text()}});
+    return 1;
+  }
+  options->ipv6 = kernel_has_ipv6();
+  const auto loop = event::make_uv_loop();
+  Proxy proxy(*loop, std::move(config), std::move(*options));
+  if (const Status status = proxy.start(); !status) {
+    log::error("cannot start", {{"error", status.error().text()}});
+    return 1;
+  }
+  loop->run();
+  return proxy.exit_code();
+}
+
+}  // namespace fairlead::proxy

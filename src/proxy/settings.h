@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the stages are told, from the one configuration. Pure.
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "config/config.h"
+#include "dataplane/ipvs/plane.h"
+#include "model/node.h"
+
+namespace fairlead::proxy {
+
+/// kInvalidInput names the flag.
+[[nodiscard]] Result<model::ModelOptions> model_options(const config::Config& config);
+
+/// `node` gives the pod CIDRs for --detect-local-mode NodeCIDR.
+[[nodiscard]] dataplane::ipvs::PlaneConfig ipvs_config(const config::Config& config,
+                                                       const model::NodeFacts& node, bool has_ipv6);
+
+}  // namespace fairlead::proxy
