@@ -17,8 +17,10 @@
 
 namespace fairlead::api {
 
-/// What is wrong with one object: which field (`spec.ports[1].nodePort`, empty: the whole), and
-/// what to do (`must be a number from 1 to 65535, is 70000`).
+/// What is wrong with one object: which field (`spec.ports[1].nodePort`, in a list
+/// `items[3].spec.ports[1].nodePort`; empty: the whole), and what to do (`must be a number from 1
+/// to 65535, is 70000`). Only the first thing that is wrong. Keys with dots are in brackets:
+/// `metadata.labels[app.kubernetes.io/name]`. Texts of the input are shortened and printable.
 struct DecodeError {
   std::string object;  // `Service shop/web`, as far as known
   std::string field;
@@ -51,9 +53,11 @@ struct ListPage {
 struct WatchEvent {
   enum class Type { kAdded, kModified, kDeleted, kBookmark, kError };
   Type type = Type::kAdded;
-  std::optional<Decoded> decoded;  // of kAdded, kModified, kDeleted; its object may be Unsupported
-  std::string resource_version;    // of any but kError
-  int status_code = 0;             // of kError: Status.code
+  /// Of kAdded, kModified, kDeleted; its object may be Unsupported. Of kDeleted only the metadata
+  /// is read (and a slice's service name): what goes away need not be right.
+  std::optional<Decoded> decoded;
+  std::string resource_version;  // of any but kError
+  int status_code = 0;           // of kError: Status.code
   std::string status_message;
 };
 

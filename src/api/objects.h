@@ -122,6 +122,7 @@ struct Node {
   std::vector<net::IpAddress> internal_ips;
   std::vector<net::IpAddress> external_ips;
   std::vector<net::IpPrefix> pod_cidrs;
+  bool leaving = false;  // has taint ToBeDeletedByClusterAutoscaler
 
   friend bool operator==(const Node&, const Node&) = default;
 };
@@ -139,9 +140,13 @@ struct Pod {
   Meta meta;
   std::string node_name;
   std::vector<net::IpAddress> ips;
-  std::vector<ContainerPort> ports;  // of init-sidecars and containers
+  /// Of the containers, then of init containers that keep running (restartPolicy Always): a named
+  /// target port is the first of its name.
+  std::vector<ContainerPort> ports;
   bool host_network = false;
-  bool ready = false;     // condition Ready, or a manifest pod without any status
+  /// Condition Ready is True. A status without any conditions, as written by hand, counts as ready
+  /// in phase Running or without one.
+  bool ready = false;
   bool finished = false;  // phase Succeeded or Failed
 
   friend bool operator==(const Pod&, const Pod&) = default;

@@ -284,8 +284,8 @@ Result<std::string> run_program(const std::vector<std::string>& argv, std::strin
   if (const std::string said = one_line(streams.error_text); !said.empty()) {
     text += ": " + said;
   }
-  return fail(
-      Error(ErrorKind::kSystem, std::move(text), status && WIFEXITED(*status) ? WEXITSTATUS(*status) : 0));
+  return fail(Error(ErrorKind::kSystem, std::move(text),
+                    status && WIFEXITED(*status) ? WEXITSTATUS(*status) : 0));
 }
 
 }  // namespace fairlead

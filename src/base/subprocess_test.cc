@@ -29,7 +29,8 @@ TEST(RunProgram, ProgramThatDoesNotReadItsInput) {
 }
 
 TEST(RunProgram, FailureHoldsStatusAndStandardError) {
-  const auto result = run_program({"sh", "-c", "echo out; echo no such thing >&2; exit 3"}, "", 10s);
+  const auto result =
+      run_program({"sh", "-c", "echo out; echo no such thing >&2; exit 3"}, "", 10s);
   ASSERT_FALSE(result);
   EXPECT_EQ(result.error().kind(), ErrorKind::kSystem);
   EXPECT_EQ(result.error().errno_value(), 3);

@@ -304,15 +304,23 @@ void add_run_flags(CLI::App& app, Raw& raw) {
   app.add_flag("--bind-address-hard-fail", raw.hard_fail, "A failed listen ends the program");
 }
 
-// Kubernetes takes `--some_flag` for `--some-flag`.
+// Kubernetes takes `--some_flag` for `--some-flag`. And `--flag=` is an empty value: CLI11 would
+// take the next argument for it.
 std::vector<std::string> normalised(const std::vector<std::string>& args) {
-  std::vector<std::string> result = args;
-  for (std::string& arg : result) {
+  std::vector<std::string> result;
+  for (const std::string& arg : args) {
+    std::string name = arg;
     if (arg.starts_with("--")) {
-      const auto end =
-          arg.begin() + static_cast<std::ptrdiff_t>(std::min(arg.find('='), arg.size()));
-      std::replace(arg.begin(), end, '_', '-');
+      const std::size_t equals = std::min(arg.find('='), arg.size());
+      std::replace(name.begin(), name.begin() + static_cast<std::ptrdiff_t>(equals), '_', '-');
+      if (equals + 1 == arg.size()) {
+        name.pop_back();
+        result.push_back(std::move(name));
+        result.emplace_back();
+        continue;
+      }
     }
+    result.push_back(std::move(name));
   }
   std::ranges::reverse(result);  // CLI11 takes them from the back
   return result;

@@ -21,11 +21,11 @@ namespace fairlead::conntrack {
 /// What is expected of flows to virtual servers, and which flows break it. Pure; not thread-safe.
 ///
 /// UDP: stale if the original destination is a known virtual server and the answers come from
-/// anything but one of its endpoints, the virtual server itself included (an entry made before there
-/// were endpoints). SCTP: the same, but only entries that are translated to some endpoint: its
-/// associations are set up anew anyway where nothing was translated. TCP: never.
-/// Node ports are known by their node's addresses, so flows that only pass through the node to the
-/// same port elsewhere are safe (kube-proxy takes them by port number alone).
+/// anything but one of its endpoints, the virtual server itself included (an entry made before
+/// there were endpoints). SCTP: the same, but only entries that are translated to some endpoint:
+/// its associations are set up anew anyway where nothing was translated. TCP: never. Node ports are
+/// known by their node's addresses, so flows that only pass through the node to the same port
+/// elsewhere are safe (kube-proxy takes them by port number alone).
 class StaleFlows {
  public:
   /// Endpoints that may serve `key`; further calls for the key add to it. A key for which none is

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "conntrack/stale_flows.h"
 
-#include <memory>
-#include <string>
-#include <vector>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
 
 #include "netlink/fake_conntrack.h"
 
@@ -53,10 +53,10 @@ std::vector<plan::VirtualServerPtr> servers() {
   return {
       virtual_server("10.96.0.10:53", Protocol::kUdp, endpoints),
       virtual_server("10.96.0.10:53", Protocol::kTcp, endpoints),
-      virtual_server("192.0.2.1:30053", Protocol::kUdp, endpoints),     // node port
-      virtual_server("203.0.113.7:53", Protocol::kUdp, endpoints),      // load balancer
-      virtual_server("203.0.113.8:53", Protocol::kUdp, endpoints),      // external IP
-      virtual_server("10.96.0.99:53", Protocol::kUdp, {}),              // nobody serves
+      virtual_server("192.0.2.1:30053", Protocol::kUdp, endpoints),  // node port
+      virtual_server("203.0.113.7:53", Protocol::kUdp, endpoints),   // load balancer
+      virtual_server("203.0.113.8:53", Protocol::kUdp, endpoints),   // external IP
+      virtual_server("10.96.0.99:53", Protocol::kUdp, {}),           // nobody serves
       virtual_server("10.96.0.11:132", Protocol::kSctp, {"198.18.1.3:132"}),
       virtual_server("[2001:db8:96::10]:53", Protocol::kUdp, {"[2001:db8:1::1]:5353"}),
   };
@@ -69,7 +69,7 @@ struct Case {
   std::string reply_source;
   bool want_stale;
 };
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
 
 class Staleness : public ::testing::TestWithParam<Case> {};
 
@@ -101,8 +101,8 @@ INSTANTIATE_TEST_SUITE_P(
          false},
         {"137 number of a node port at an address that is not the node's", Protocol::kUdp,
          "192.0.2.200:30053", "192.0.2.200:30053", false},
-        {"138 load balancer, removed endpoint", Protocol::kUdp, "203.0.113.7:53",
-         "198.18.1.9:5353", true},
+        {"138 load balancer, removed endpoint", Protocol::kUdp, "203.0.113.7:53", "198.18.1.9:5353",
+         true},
         {"138 external IP, removed endpoint", Protocol::kUdp, "203.0.113.8:53", "198.18.1.9:5353",
          true},
         {"139 nobody serves any more", Protocol::kUdp, "10.96.0.99:53", "198.18.1.1:5353", false},
@@ -181,8 +181,7 @@ TEST(RemoveStale, OneFailureLeavesTheRest) {
   table.flows = {flow(Protocol::kUdp, "10.96.0.10:53", "198.18.1.9:5353"),
                  flow(Protocol::kUdp, "203.0.113.7:53", "198.18.1.9:5353")};
   table.fail_next("remove", "10.96.0.10",
-                  {.error = Error::from_errno(EPERM, "no"),
-                   .when = netlink::Fault::When::kBefore});
+                  {.error = Error::from_errno(EPERM, "no"), .when = netlink::Fault::When::kBefore});
   const Removed removed = remove_stale(table, servers());
   EXPECT_EQ(removed.count, 1U);
   EXPECT_EQ(removed.errors.size(), 1U);

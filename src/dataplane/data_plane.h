@@ -7,6 +7,8 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,8 +38,9 @@ struct Summary {
   std::size_t draining = 0;
   std::uint64_t operations = 0;  // kernel operations that succeeded
   std::uint64_t operation_errors = 0;
-  std::uint64_t drift_repaired = 0;  // objects that someone else changed and we mended
-  std::uint64_t generation = 0;      // of the newest submitted delta that has been applied
+  /// Objects that someone else changed and we mended, by kind ("virtual server", "iptables", ...).
+  std::map<std::string, std::uint64_t, std::less<>> drift_repaired;
+  std::uint64_t generation = 0;  // of the newest submitted delta that has been applied
   std::vector<Failure> failures;
 };
 

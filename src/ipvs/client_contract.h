@@ -91,11 +91,12 @@ class ClientContract : public testing::TestWithParam<net::Family> {
   }
   ObservedVirtualServer got(const ServiceId& service_id) {
     auto found = client_->get(service_id);
-    EXPECT_TRUE(found && *found) << service_id.text();
-    return found && *found ? **found : ObservedVirtualServer{};
+    EXPECT_TRUE(found && found->has_value()) << service_id.text();
+    return found ? found->value_or(ObservedVirtualServer{}) : ObservedVirtualServer{};
   }
   static std::vector<RealServer> values(const ObservedVirtualServer& observed) {
     std::vector<RealServer> out;
+    out.reserve(observed.real_servers.size());
     for (const ObservedRealServer& r : observed.real_servers) {
       out.push_back(r.server);
     }
@@ -391,6 +392,7 @@ TEST_P(ClientContract, LargeBatchMapsEachFailureToItsOp) {
     EXPECT_THAT(status.error().errno_value(), testing::AnyOf(EEXIST, ENOENT, ESRCH));
   }
   std::vector<Op> deletes;
+  deletes.reserve(all.size());
   for (const ObservedVirtualServer& s : all) {
     deletes.emplace_back(DeleteVirtualServer{s.server.id});
   }

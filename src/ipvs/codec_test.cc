@@ -73,8 +73,7 @@ TEST(Codec, VirtualServersRoundTrip) {
   for (const VirtualServer& server : servers) {
     for (const Op& op : {Op(AddVirtualServer{server}), Op(SetVirtualServer{server})}) {
       const auto decoded = decode_virtual_server(attributes_of(encode(kFamily, op)));
-      ASSERT_TRUE(decoded) << text(op);
-      EXPECT_TRUE(*decoded == server) << text(op);
+      EXPECT_TRUE(decoded == server) << text(op);
     }
   }
 }
@@ -96,8 +95,7 @@ TEST(Codec, RealServersRoundTrip) {
       // The family given is the wrong one: the message's own counts.
       const auto decoded =
           decode_real_server(attributes_of(encode(kFamily, op)), net::Family::kIpv6);
-      ASSERT_TRUE(decoded) << text(op);
-      EXPECT_TRUE(decoded->server == server) << text(op);
+      EXPECT_TRUE(decoded && decoded->server == server) << text(op);
     }
   }
 }
@@ -141,8 +139,7 @@ TEST(Codec, AWildSchedulerNameStaysAMessage) {
   const VirtualServer server{.id = id("10.96.0.1:80"), .scheduler = std::string(100000, 'x')};
   const auto decoded =
       decode_virtual_server(attributes_of(encode(kFamily, AddVirtualServer{server})));
-  ASSERT_TRUE(decoded);
-  EXPECT_EQ(decoded->scheduler, std::string(64, 'x'));
+  EXPECT_EQ(decoded.value_or(VirtualServer{}).scheduler, std::string(64, 'x'));
 }
 
 TEST(Codec, SkipsWhatIsNotOurs) {
@@ -162,8 +159,9 @@ TEST(Codec, SkipsWhatIsNotOurs) {
     request.end(nest);
     return decode_virtual_server(attributes_of(request));
   };
-  ASSERT_TRUE(with(2, 6, 16));
-  EXPECT_EQ(with(2, 6, 16)->flags, 0U);  // kFlagHashed is the kernel's own
+  const auto plain = with(2, 6, 16);
+  ASSERT_TRUE(plain.has_value());
+  EXPECT_EQ(plain.value_or(VirtualServer{}).flags, 0U);  // kFlagHashed is the kernel's own
   EXPECT_TRUE(with(2, 6, 4));
   EXPECT_FALSE(with(2, 1, 16));    // ICMP: the kernel keeps it, no packet matches
   EXPECT_FALSE(with(2, 262, 16));  // 262 is 6 in eight bits

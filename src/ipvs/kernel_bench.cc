@@ -121,10 +121,11 @@ std::unique_ptr<NetlinkClient> open(netlink::SocketOptions options = {}) {
   return std::move(*client);
 }
 
-void clear() {
-  run_command("ipvsadm -C");
-  // The kernel frees what was deleted later; not on the next one's time.
-  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+// An empty table.
+void start_afresh() {
+  enter_new_network();
+  // The kernel takes the old one down later; not on the next measurement's time.
+  std::this_thread::sleep_for(std::chrono::seconds(2));
 }
 
 int run(int argc, char** argv) {
@@ -144,9 +145,9 @@ int run(int argc, char** argv) {
   std::vector<double> ours;
   std::vector<double> dump;
   for (unsigned long round = 0; round < rounds; ++round) {
-    clear();
+    start_afresh();
     ipvsadm.push_back(time_of([&] { run_command("ipvsadm -R < " + rules); }));
-    clear();
+    start_afresh();
     const auto client = open();
     ours.push_back(time_of([&] { program(*client, ops); }));
     dump.push_back(time_of([&] {
@@ -167,10 +168,12 @@ int run(int argc, char** argv) {
                die("dump is not whole");
              }
            })});
+    constexpr std::size_t kTimes = 200;
     std::vector<double> one;
+    one.reserve(kTimes);
     const Op op = SetRealServer{std::get<AddRealServer>(ops.at(1)).id,
                                 std::get<AddRealServer>(ops.at(1)).server};
-    for (int i = 0; i < 200; ++i) {
+    for (std::size_t i = 0; i < kTimes; ++i) {
       one.push_back(time_of([&] { program(*client, {op}); }));
     }
     report("one op", one);
@@ -179,8 +182,9 @@ int run(int argc, char** argv) {
     const bool each = argv[i][0] == 'a';
     const auto at_once = std::strtoul(argv[i] + (each ? 1 : 0), nullptr, 10);
     std::vector<double> times;
+    times.reserve(rounds);
     for (unsigned long round = 0; round < rounds; ++round) {
-      clear();
+      start_afresh();
       const auto client = open({.max_messages = at_once, .acknowledge_each = each});
       times.push_back(time_of([&] { program(*client, ops); }));
     }

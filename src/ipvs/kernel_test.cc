@@ -226,6 +226,7 @@ TEST(Kernel, AcknowledgingEachGivesTheSame) {
   const auto client = make_client({.acknowledge_each = true});
   ASSERT_TRUE(client);
   std::vector<Op> ops;
+  ops.reserve(3000);
   for (unsigned n = 0; n < 3000; ++n) {
     ops.emplace_back(AddVirtualServer{server(id(n))});
   }

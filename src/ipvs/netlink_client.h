@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The client of client.h over generic netlink.
 //
+// Adding costs about 10 us per real server, but not after many were deleted: for two minutes the
+// kernel keeps them in a list (per network namespace), and each addition walks all of it to revive
+// the same one. 10,000 x 10 added after as many were deleted took 187 s instead of 1.2 s. Change
+// what is there rather than delete and add it again.
+//
 // dump() takes the virtual servers from one GET_SERVICE dump, since only netlink tells scheduler
 // flags, persistence and masks exactly, and the real servers of all of them from one reading of
 // /proc/net/ip_vs: by netlink it would be one dump, several system calls, per virtual server. What

@@ -2,13 +2,12 @@
 #include "netlink/conntrack.h"
 
 #include <cerrno>
-#include <optional>
-#include <utility>
-
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
+#include <optional>
 #include <sys/socket.h>
+#include <utility>
 
 #include "netlink/socket.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One test suite (contract_test.cc) for kernel and fakes, so that the fakes stay honest. The program
-// that links it says where the tests run.
+// One test suite (contract_test.cc) for kernel and fakes, so that the fakes stay honest. The
+// program that links it says where the tests run.
 #pragma once
 
 #include <memory>

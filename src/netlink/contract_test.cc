@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <gmock/gmock.h>
+#include <optional>
 #include <string>
 #include <vector>
-
-#include <gmock/gmock.h>
 
 namespace fairlead::netlink {
 
@@ -100,21 +100,18 @@ TEST_F(IpSetContract, HeaderGivesWhatWasCreated) {
   for (const SetType type : {SetType::kHashIp, SetType::kHashIpPort, SetType::kHashIpPortIp,
                              SetType::kHashIpPortNet, SetType::kBitmapPort}) {
     for (const net::Family family : {net::Family::kIpv4, net::Family::kIpv6}) {
-      SetSpec s = spec("t-" + std::string(text(type)) + std::string(net::text(family)), type,
-                       family);
+      SetSpec s =
+          spec("t-" + std::string(text(type)) + std::string(net::text(family)), type, family);
       s.max_elements = 70000;
       const Status status = sets().create(s);
       ASSERT_TRUE(status) << status.error().text();
       const auto header = sets().header(s.name);
       ASSERT_TRUE(header) << header.error().text();
-      ASSERT_TRUE(header->has_value());
-      EXPECT_EQ((*header)->name, s.name);
-      EXPECT_EQ((*header)->type, type);
       if (type == SetType::kBitmapPort) {
         s.family = net::Family::kIpv4;
         s.max_elements = SetSpec{}.max_elements;
       }
-      EXPECT_EQ(**header, s);
+      EXPECT_EQ(*header, std::optional(s));
     }
   }
 }
@@ -241,6 +238,7 @@ TEST_F(IpSetContract, FullSet) {
   s.max_elements = 3;
   ASSERT_TRUE(sets().create(s));
   std::vector<SetMember> four;
+  four.reserve(4);
   for (std::uint16_t port = 1; port <= 4; ++port) {
     four.push_back(member("10.96.0.1", net::Protocol::kTcp, port));
   }
@@ -293,6 +291,7 @@ TEST_F(IpSetContract, ManyMembers) {
   const SetSpec s = spec("many", SetType::kHashIpPort);
   ASSERT_TRUE(sets().create(s));
   std::vector<SetMember> many;
+  many.reserve(20000);
   for (std::uint16_t i = 0; i < 20000; ++i) {
     many.push_back(member("10.96.0.1", net::Protocol::kTcp, i));
   }
@@ -300,7 +299,8 @@ TEST_F(IpSetContract, ManyMembers) {
   auto read = sets().members(s.name).value();
   std::ranges::sort(read);
   EXPECT_EQ(read, many);
-  EXPECT_GT((*sets().header(s.name)).value().hash_size, s.hash_size) << "a set grows";
+  const SetSpec grown = sets().header(s.name).value().value_or(SetSpec{});
+  EXPECT_GT(grown.hash_size, s.hash_size) << "a set grows";
 }
 
 class RouteContract : public ::testing::Test {
@@ -391,6 +391,7 @@ TEST_F(RouteContract, Addresses) {
 TEST_F(RouteContract, ManyAddresses) {
   const InterfaceIndex lo{1};
   std::vector<AddressOp> ops;
+  ops.reserve(2000);
   for (int i = 0; i < 2000; ++i) {
     ops.push_back({AddressOp::Kind::kAdd, lo,
                    ip("10.96." + std::to_string(i / 250) + "." + std::to_string(1 + (i % 250)))});

@@ -24,13 +24,12 @@ std::vector<Status> FakeConntrack::remove(std::span<const Flow> gone) {
   std::vector<Status> results;
   results.reserve(gone.size());
   for (const Flow& flow : gone) {
-    results.push_back(
-        with_faults("remove", flow.original.destination.text(), [&]() -> Status {
-          std::erase_if(flows, [&](const Flow& other) {
-            return other.protocol == flow.protocol && other.original == flow.original;
-          });
-          return {};
-        }));
+    results.push_back(with_faults("remove", flow.original.destination.text(), [&]() -> Status {
+      std::erase_if(flows, [&](const Flow& other) {
+        return other.protocol == flow.protocol && other.original == flow.original;
+      });
+      return {};
+    }));
   }
   return results;
 }

@@ -64,9 +64,7 @@ class FakeBase {
   FakeBase(const FakeBase&) = delete;
   FakeBase& operator=(const FakeBase&) = delete;
 
-  void count(std::string_view name, std::uint64_t by = 1) {
-    calls_[std::string(name)] += by;
-  }
+  void count(std::string_view name, std::uint64_t by = 1) { calls_[std::string(name)] += by; }
   [[nodiscard]] std::optional<Fault> ask(std::string_view call, const std::string& object) {
     return hook_ ? std::function(hook_)(call, object) : std::nullopt;
   }

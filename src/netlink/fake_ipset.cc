@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-
 #include <linux/netfilter/ipset/ip_set.h>
 
 #include "base/check.h"
@@ -149,13 +148,9 @@ Status FakeIpSet::apply_one(const SetOp& op) {
     return fail_errno(ENOENT, op_text(op));
   }
   Set& set = found->second;
-  if (set.spec.type != op.type) {
-    return fail(ipset_error(IPSET_ERR_PROTOCOL, set.spec.type, op_text(op)));
-  }
-  if (op.type != SetType::kBitmapPort && op.member.ip.family() != set.spec.family) {
-    return fail(ipset_error(set.spec.family == net::Family::kIpv4 ? IPSET_ERR_IPADDR_IPV4
-                                                                  : IPSET_ERR_IPADDR_IPV6,
-                            op.type, op_text(op)));
+  if (set.spec.type != op.type ||
+      (op.type != SetType::kBitmapPort && op.member.ip.family() != set.spec.family)) {
+    return fail(member_misfit(op_text(op)));
   }
   const SetMember member = stored_form(op.type, op.member);
   if (op.kind == SetOp::Kind::kDelete) {

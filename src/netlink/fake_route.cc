@@ -50,8 +50,8 @@ std::vector<std::string> FakeRoute::address_texts(const std::string& device) con
 }
 
 bool FakeRoute::has_index(InterfaceIndex interface) const {
-  return std::ranges::any_of(
-      devices_, [&](const auto& entry) { return entry.second.index == interface; });
+  return std::ranges::any_of(devices_,
+                             [&](const auto& entry) { return entry.second.index == interface; });
 }
 
 Result<std::optional<InterfaceIndex>> FakeRoute::find(const std::string& name) {
@@ -83,9 +83,8 @@ Result<InterfaceIndex> FakeRoute::ensure_dummy(const std::string& name) {
 Status FakeRoute::delete_device(InterfaceIndex interface) {
   count("delete_device");
   return with_faults("delete_device", "", [&]() -> Status {
-    if (std::erase_if(devices_, [&](const auto& entry) {
-          return entry.second.index == interface;
-        }) == 0) {
+    if (std::erase_if(devices_,
+                      [&](const auto& entry) { return entry.second.index == interface; }) == 0) {
       return fail_errno(ENODEV, "delete device");
     }
     std::erase_if(addresses_,

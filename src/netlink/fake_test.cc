@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The contract suite on the fakes, and what only fakes can do.
-#include "netlink/contract.h"
-
 #include <cerrno>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <poll.h>
 #include <string>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
+#include "netlink/contract.h"
 #include "netlink/fake_ipset.h"
 #include "netlink/fake_route.h"
 #include "netlink/ipset_detail.h"

@@ -4,14 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <map>
-#include <utility>
-
 #include <linux/netfilter/ipset/ip_set.h>
 #include <linux/netfilter/ipset/ip_set_hash.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
+#include <map>
 #include <sys/socket.h>
+#include <utility>
 
 #include "netlink/ipset_detail.h"
 #include "netlink/socket.h"
@@ -169,8 +168,7 @@ std::optional<SetMember> read_member(const Attributes& data, SetType type) {
 }
 
 std::optional<SetType> parse_type(std::string_view name) {
-  const auto found =
-      std::ranges::find_if(kTypes, [&](SetType type) { return text(type) == name; });
+  const auto found = std::ranges::find_if(kTypes, [&](SetType type) { return text(type) == name; });
   return found != kTypes.end() ? std::optional(*found) : std::nullopt;
 }
 
@@ -188,7 +186,17 @@ void read_header(const Attributes& attributes, Listing& listing) {
     listing.type_name = *name;
     listing.spec.type = parse_type(*name).value_or(SetType::kHashIp);
   }
-  if (listing.spec.type == SetType::kBitmapPort || !listing.found) {
+  if (!listing.found) {
+    return;
+  }
+  if (listing.spec.type == SetType::kBitmapPort) {
+    const Attributes range = attributes.nest(IPSET_ATTR_DATA);
+    const std::uint16_t first = range[IPSET_ATTR_PORT].be16().value_or(Be16(0)).host();
+    const std::uint16_t last = range[IPSET_ATTR_PORT_TO].be16().value_or(Be16(65535)).host();
+    if (attributes[IPSET_ATTR_DATA] && (first != 0 || last != 65535)) {
+      // As good as another type: it cannot hold our members.
+      listing.type_name += " of range " + std::to_string(first) + "-" + std::to_string(last);
+    }
     return;
   }
   if (const auto family = attributes[IPSET_ATTR_FAMILY].u8()) {
@@ -323,6 +331,9 @@ class KernelIpSet final : public IpSet {
         return set_full_error(**spec, what);
       }
     }
+    if (error.errno_value() == IPSET_ERR_PROTOCOL) {
+      return member_misfit(what);
+    }
     return explain(error, op.type, what);
   }
 
@@ -354,16 +365,16 @@ class KernelIpSet final : public IpSet {
           }
           const Attributes attributes = message.attributes(sizeof(nfgenmsg));
           read_header(attributes, listing);
-          for_each_attribute(attributes[IPSET_ATTR_ADT].bytes(),
-                             [&](std::uint16_t type, const Attribute& value) {
-                               if (type != IPSET_ATTR_DATA) {
-                                 return;
-                               }
-                               if (const auto member = read_member(
-                                       Attributes::parse(value.bytes()), listing.spec.type)) {
-                                 listing.members.push_back(*member);
-                               }
-                             });
+          for_each_attribute(
+              attributes[IPSET_ATTR_ADT].bytes(), [&](std::uint16_t type, const Attribute& value) {
+                if (type != IPSET_ATTR_DATA) {
+                  return;
+                }
+                if (const auto member =
+                        read_member(Attributes::parse(value.bytes()), listing.spec.type)) {
+                  listing.members.push_back(*member);
+                }
+              });
         },
         restart);
     if (!status && status.error().errno_value() != ENOENT) {
@@ -409,8 +420,8 @@ class KernelIpSet final : public IpSet {
 Result<std::uint8_t> negotiate(Socket& socket) {
   std::optional<std::uint8_t> newest;
   std::optional<std::uint8_t> oldest;
-  const Status status = socket.get(
-      ipset_request(IPSET_CMD_PROTOCOL, kNewestProtocol), [&](const Message& message) {
+  const Status status =
+      socket.get(ipset_request(IPSET_CMD_PROTOCOL, kNewestProtocol), [&](const Message& message) {
         if (is_answer(message, IPSET_CMD_PROTOCOL)) {
           const Attributes attributes = message.attributes(sizeof(nfgenmsg));
           newest = attributes[IPSET_ATTR_PROTOCOL].u8();

@@ -2,11 +2,10 @@
 #include "netlink/ipset_detail.h"
 
 #include <cerrno>
-#include <string>
-
 #include <linux/netfilter/ipset/ip_set.h>
 #include <linux/netfilter/ipset/ip_set_bitmap.h>
 #include <linux/netfilter/ipset/ip_set_hash.h>
+#include <string>
 
 namespace fairlead::netlink {
 namespace {
@@ -40,8 +39,7 @@ ErrorMeaning generic_meaning(int number) {
       return {"the prefix length is not possible", "IPSET_ERR_INVALID_CIDR",
               ErrorKind::kInvalidInput};
     case IPSET_ERR_INVALID_NETMASK:
-      return {"the netmask is not possible", "IPSET_ERR_INVALID_NETMASK",
-              ErrorKind::kInvalidInput};
+      return {"the netmask is not possible", "IPSET_ERR_INVALID_NETMASK", ErrorKind::kInvalidInput};
     case IPSET_ERR_INVALID_FAMILY:
       return {"the set type does not know this address family", "IPSET_ERR_INVALID_FAMILY",
               ErrorKind::kInvalidInput};
@@ -99,9 +97,9 @@ ErrorMeaning bitmap_meaning(int number) {
 
 Status check_family(const net::IpAddress& address, net::Family family) {
   if (address.family() != family) {
-    return fail(ErrorKind::kInvalidInput,
-                "address " + address.text() + " does not fit a member with " +
-                    std::string(net::text(family)) + " addresses");
+    return fail(ErrorKind::kInvalidInput, "address " + address.text() +
+                                              " does not fit a member with " +
+                                              std::string(net::text(family)) + " addresses");
   }
   return {};
 }
@@ -148,6 +146,13 @@ Error set_full_error(const SetSpec& spec, std::string_view what) {
           IPSET_ERR_HASH_FULL};
 }
 
+Error member_misfit(std::string_view what) {
+  return {ErrorKind::kInvalidInput,
+          std::string(what) +
+              ": the member does not fit the set's type or address family (IPSET_ERR_PROTOCOL)",
+          IPSET_ERR_PROTOCOL};
+}
+
 Status check_member(SetType type, const SetMember& member) {
   if (type != SetType::kHashIpPortIp && type != SetType::kHashIpPortNet) {
     return {};
@@ -157,8 +162,8 @@ Status check_member(SetType type, const SetMember& member) {
   }
   const int full = member.ip.is_v4() ? 32 : 128;
   if (type == SetType::kHashIpPortIp && member.second.length() != full) {
-    return fail(ErrorKind::kInvalidInput, "prefix " + member.second.text() +
-                                              " in a set that takes single addresses only");
+    return fail(ErrorKind::kInvalidInput,
+                "prefix " + member.second.text() + " in a set that takes single addresses only");
   }
   if (type == SetType::kHashIpPortNet && member.second.length() == 0) {
     return fail(ErrorKind::kInvalidInput,

@@ -19,6 +19,9 @@ namespace fairlead::netlink {
 /// As `ipset_error`, for a full set.
 [[nodiscard]] Error set_full_error(const SetSpec& spec, std::string_view what);
 
+/// The kernel says no more than "protocol error" to a member of another type or family.
+[[nodiscard]] Error member_misfit(std::string_view what);
+
 /// Reasons to refuse a member without asking the kernel: family, prefix length, port type.
 [[nodiscard]] Status check_member(SetType type, const SetMember& member);
 [[nodiscard]] Status check_spec(const SetSpec& spec);

@@ -2,13 +2,12 @@
 #include "netlink/route.h"
 
 #include <cerrno>
-#include <utility>
-
 #include <linux/if.h>
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
+#include <utility>
 
 #include "netlink/socket.h"
 
@@ -43,8 +42,7 @@ std::optional<InterfaceAddress> parse_address(const Message& message) {
   const Attribute& local = attributes[IFA_LOCAL];
   const auto bytes = (local ? local : attributes[IFA_ADDRESS]).bytes();
   const std::size_t wanted = header->ifa_family == AF_INET ? 4 : 16;
-  if ((header->ifa_family != AF_INET && header->ifa_family != AF_INET6) ||
-      bytes.size() != wanted) {
+  if ((header->ifa_family != AF_INET && header->ifa_family != AF_INET6) || bytes.size() != wanted) {
     return std::nullopt;
   }
   return InterfaceAddress{.interface = InterfaceIndex{header->ifa_index},
@@ -82,33 +80,33 @@ class KernelRoute final : public Route {
   explicit KernelRoute(Socket socket) : socket_(std::move(socket)) {}
 
   Result<std::optional<InterfaceIndex>> find(const std::string& name) override {
-    const auto device = lookup(name);
-    if (!device) {
-      return fail(device.error());
+    const Result<Device> device = lookup(name);
+    if (device) {
+      return device->index;
     }
-    return *device ? std::optional((*device)->index) : std::nullopt;
+    if (device.error().kind() == ErrorKind::kNotFound) {
+      return std::nullopt;
+    }
+    return fail(device.error());
   }
 
   Result<InterfaceIndex> ensure_dummy(const std::string& name) override {
-    auto device = lookup(name);
-    if (device && !*device) {
+    Result<Device> device = lookup(name);
+    if (!device && device.error().kind() == ErrorKind::kNotFound) {
       if (Status status = create_dummy(name); !status) {
         return fail(std::move(status.error()));
       }
       device = lookup(name);
     }
     if (!device) {
-      return fail(device.error());
+      return fail(std::move(device.error()));
     }
-    if (!*device) {
-      return fail(ErrorKind::kNotFound, "device " + name + " vanished after it was made");
-    }
-    if ((*device)->kind != kDummy) {
+    if (device->kind != kDummy) {
       return fail(ErrorKind::kInvalidInput,
                   "device " + name + " exists, but is not a dummy device" +
-                      ((*device)->kind.empty() ? "" : " (it is a " + (*device)->kind + ")"));
+                      (device->kind.empty() ? "" : " (it is a " + device->kind + ")"));
     }
-    return (*device)->index;
+    return device->index;
   }
 
   Status delete_device(InterfaceIndex interface) override {
@@ -119,9 +117,9 @@ class KernelRoute final : public Route {
     request.put_header(header);
     Status status = socket_.execute_one(request);
     if (!status) {
-      return fail(std::move(status.error())
-                      .in("delete device " +
-                          std::to_string(static_cast<std::uint32_t>(interface))));
+      return fail(
+          std::move(status.error())
+              .in("delete device " + std::to_string(static_cast<std::uint32_t>(interface))));
     }
     return {};
   }
@@ -160,7 +158,8 @@ class KernelRoute final : public Route {
   }
 
  private:
-  Result<std::optional<Device>> lookup(const std::string& name) {
+  /// kNotFound if there is none of that name.
+  Result<Device> lookup(const std::string& name) {
     if (name.empty() || name.size() > kLongestName) {
       return fail(ErrorKind::kInvalidInput,
                   "device name \"" + name + "\" must have 1 to 15 characters");
@@ -176,10 +175,13 @@ class KernelRoute final : public Route {
         device = parsed;
       }
     });
-    if (!status && status.error().errno_value() != ENODEV) {
+    if (!status) {
       return fail(std::move(status.error()).in("find device " + name));
     }
-    return device;
+    if (!device) {
+      return fail(ErrorKind::kSystem, "find device " + name + ": the kernel's answer has none");
+    }
+    return *device;
   }
 
   Status create_dummy(const std::string& name) {

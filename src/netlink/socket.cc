@@ -9,8 +9,8 @@
 // queues nothing before we have emptied the queue. Hence: answer of the last one seen and no
 // ENOBUFS: all is known. ENOBUFS: what has no answer of its own is unknown. (A handler that returns
 // EINTR is never answered at all, acknowledgement or not; the commands we use do not.)
-// It saves more than half of the time: 1,000 x 10 real servers took 0.35-0.53 s this way and
-// 1.06-1.21 s with an acknowledgement of each, in one run of user-mode Linux.
+// What it saves: 110,000 IPVS requests took 1.0-1.2 s this way and 19 s with an acknowledgement of
+// each, in one run of user-mode Linux; sends of 256 instead of 1024 requests took 2.0 s.
 #include "netlink/socket.h"
 
 #include <algorithm>

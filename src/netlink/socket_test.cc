@@ -132,6 +132,7 @@ TEST(Socket, MapsEachAnswerToItsRequest) {
     for (const std::size_t at_once : {std::size_t{1}, std::size_t{7}, std::size_t{5000}}) {
       Socket socket = open_generic({.max_messages = at_once, .acknowledge_each = each});
       std::vector<Request> requests;
+      requests.reserve(1500);
       for (int i = 0; i < 1500; ++i) {
         requests.push_back(ask_family(i % 5 == 2 ? "nosuch" : "nlctrl"));
       }

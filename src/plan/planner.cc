@@ -25,9 +25,9 @@ template <typename T>
 std::shared_ptr<const std::vector<T>> shared(std::vector<T> values,
                                              const std::shared_ptr<const std::vector<T>>& old) {
   // Most services have no local endpoint, and many no endpoint at all: one empty vector for all.
-  static const auto kNone = std::make_shared<const std::vector<T>>();
+  static const auto none = std::make_shared<const std::vector<T>>();
   if (values.empty()) {
-    return kNone;
+    return none;
   }
   if (old != nullptr && *old == values) {
     return old;

@@ -191,7 +191,7 @@ Json server_json(const VirtualServer& server) {
 }
 
 std::string ipvsadm_id(const VirtualServerKey& key) {
-  const std::string socket = net::SocketAddress{key.address, key.port}.text();
+  std::string socket = net::SocketAddress{key.address, key.port}.text();
   switch (key.protocol) {
     case net::Protocol::kTcp:
       return "-t " + socket;
@@ -276,8 +276,8 @@ std::string print_ipvsadm(std::span<const VirtualServerPtr> servers) {
   for (const VirtualServerPtr& server : sorted(servers)) {
     const std::string id = ipvsadm_id(server->key);
     out += "-A " + id + " -s " + server->scheduler.name;
-    if (server->persistence) {
-      out += " -p " + std::to_string(server->persistence->count());
+    if (const auto persistence = server->persistence) {
+      out += " -p " + std::to_string(persistence->count());
     }
     if (server->one_packet) {
       out += " -o";

@@ -22,7 +22,13 @@ Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions opt
       store_(config_.node_name),
       planner_(store_, std::move(options)),
       runner_(loop, config_.min_sync_period, [this] { sync(); }),
-      status_(loop, config_) {}
+      status_(loop, config_,
+              StatusServer::View{.node_eligible =
+                                     [this] {
+                                       const api::Node* node = store_.node();
+                                       return node == nullptr || !node->meta.deleting;
+                                     },
+                                 .problems = [this] { return problems(); }}) {}
 
 Status Proxy::start() {
   on_term_ = loop_.watch_signal(SIGTERM, [this] { loop_.stop(); });
@@ -102,6 +108,11 @@ model::NodeFacts Proxy::facts() const {
 
 void Proxy::start_plane() {
   const auto config = ipvs_config(config_, facts(), kernel_has_ipv6());
+  std::vector<net::Family> families;
+  for (const dataplane::ipvs::IptablesConfig& rules : config.families) {
+    families.push_back(rules.family);
+  }
+  status_.started(families);
   worker_ = std::make_unique<dataplane::Worker>(
       loop_,
       [config]() -> Result<std::unique_ptr<dataplane::DataPlane>> {
@@ -125,6 +136,15 @@ void Proxy::plane_started(const Status& status) {
 }
 
 void Proxy::progress(const dataplane::Summary& summary) { status_.applied(summary); }
+
+std::vector<std::string> Proxy::problems() const {
+  std::vector<std::string> texts =
+      source_ != nullptr ? source_->problems() : std::vector<std::string>{};
+  for (const model::Problem& problem : planner_.problems()) {
+    texts.push_back(problem.text());
+  }
+  return texts;
+}
 
 void Proxy::log_problems() {
   for (const api::ObjectKey& service : planner_.take_changed_problems()) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "config/config.h"
@@ -42,6 +43,7 @@ class Proxy {
   void start_plane();
   void plane_started(const Status& status);
   void progress(const dataplane::Summary& summary);
+  [[nodiscard]] std::vector<std::string> problems() const;
   void log_problems();
   void fatal(const std::string& message, const Error& error);
   [[nodiscard]] model::NodeFacts facts() const;

@@ -18,6 +18,13 @@ class Manifests final : public Source {
       : source_(loop, sink, std::move(options)) {
     source_.start();
   }
+  [[nodiscard]] std::vector<std::string> problems() const override {
+    std::vector<std::string> texts;
+    for (const manifest::Problem& problem : source_.errors()) {
+      texts.push_back(problem.text());
+    }
+    return texts;
+  }
 
  private:
   manifest::ManifestSource source_;
@@ -27,6 +34,10 @@ class ApiServer final : public Source {
  public:
   explicit ApiServer(std::unique_ptr<kube::ApiSource> source) : source_(std::move(source)) {
     source_->start();
+  }
+  [[nodiscard]] std::vector<std::string> problems() const override {
+    const kube::ApiSourceStatus status = source_->status();
+    return status.connected() ? std::vector<std::string>{} : std::vector{status.text()};
   }
 
  private:

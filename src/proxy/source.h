@@ -2,6 +2,8 @@
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "api/sink.h"
 #include "base/result.h"
@@ -18,6 +20,8 @@ class Source {
   Source(const Source&) = delete;
   Source& operator=(const Source&) = delete;
   virtual ~Source() = default;
+  /// What is wrong at present, a line each.
+  [[nodiscard]] virtual std::vector<std::string> problems() const = 0;
 };
 
 [[nodiscard]] manifest::ManifestOptions manifest_options(const config::Config& config);

@@ -80,6 +80,8 @@ class Fairlead:
                 if key in table
             }
             assert found == expected, f"kernel has {found}, want {expected}"
+            for key in expected:
+                kernel_state.assert_local(self._node, table[key].address)
             return True
 
         started = time.monotonic()

@@ -7,6 +7,7 @@ What is polled is read from /proc, without a process.
 import dataclasses
 import ipaddress
 import json
+import socket
 
 TICKS = 100  # HZ of the guest's kernel, in which /proc/net/ip_vs tells the persistence timeout
 
@@ -36,6 +37,7 @@ class RealServer:
 @dataclasses.dataclass
 class VirtualServer:
     key: str
+    address: str  # empty for a firewall mark
     scheduler: str
     persistence: int  # seconds, 0: none
     servers: list  # in the order in which schedulers walk them: latest added first
@@ -59,16 +61,29 @@ def virtual_servers(host):
             numbers = map(int, words[3:6])
             current.servers.append(RealServer(address, port, words[2], *numbers))
             continue
+        address = ""
         if words[0] == "FWM":
             key = f"FWM {int(words[1], 16)}"
         else:
-            key = virtual_server_key(*_hex_endpoint(words[1]), words[0])
+            address, port = _hex_endpoint(words[1])
+            key = virtual_server_key(address, port, words[0])
         persistence = 0
         if "persistent" in words:
             persistence = int(words[words.index("persistent") + 1]) // TICKS
-        current = VirtualServer(key, words[2], persistence, [])
+        current = VirtualServer(key, address, words[2], persistence, [])
         table[key] = current
     return table
+
+
+def assert_local(host, address):
+    """The host takes packets to this address: the table alone does not make it so. Found out by
+    binding a socket, which costs no process."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with host, socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError as error:
+            raise AssertionError(f"{address} is not an address of the node: {error}") from error
 
 
 def virtual_server(host, address, port, protocol="TCP"):

@@ -170,7 +170,7 @@ void Plane::clean_conntrack() {
 }
 
 void Plane::drift(std::string_view what, std::string_view object) {
-  ++totals_.drift_repaired;
+  ++totals_.drift_repaired[std::string(what)];
   log::warn("someone changed what is ours, mending it", {{"what", what}, {"object", object}});
 }
 
@@ -294,7 +294,7 @@ void Plane::audit_claims() {
       state.in_kernel = true;
     } else {
       if (state.in_kernel) {
-        drift("claim", claim.text());
+        drift(claim.kind == Claim::Kind::kAddress ? "address" : "set member", claim.text());
       }
       state.in_kernel = false;
       missing.push_back(claim);
@@ -305,7 +305,7 @@ void Plane::audit_claims() {
     if (claim.kind == Claim::Kind::kMember && !claims_.contains(claim)) {
       claims_[claim].in_kernel = true;
       surplus.push_back(claim);
-      drift("stray", claim.text());
+      drift("set member", claim.text());
     }
   }
   std::ranges::sort(missing);  // members before addresses

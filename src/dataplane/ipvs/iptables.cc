@@ -149,8 +149,7 @@ void add_node_port_rules(RuleWriter& writer) {
     const std::string protocol = "-p " + std::string(sets.protocol) + " ";
     writer.add(kNodePort,
                protocol + writer.commented(sets.local, sets.directions) + jump("RETURN"));
-    writer.add(kNodePort,
-               protocol + writer.commented(sets.all, sets.directions) + jump(kMarkMasq));
+    writer.add(kNodePort, protocol + writer.commented(sets.all, sets.directions) + jump(kMarkMasq));
   }
 }
 
@@ -200,15 +199,14 @@ std::vector<Rule> filter_rules(const IptablesConfig& config) {
   w.add(kForward, comment("kubernetes forwarding conntrack rule") +
                       " -m conntrack --ctstate RELATED,ESTABLISHED" + jump("ACCEPT"));
   // kube-proxy leaves `-p tcp` out here and below, and so opens the same port for UDP.
-  w.add(kNodePort,
-        "-p tcp " + w.commented(SetId::kHealthCheckNodePort, "dst") + jump("ACCEPT"));
-  for (const SetId set : {SetId::kLoadBalancer, SetId::kClusterIp, SetId::kExternalIp,
-                          SetId::kExternalIpLocal}) {
+  w.add(kNodePort, "-p tcp " + w.commented(SetId::kHealthCheckNodePort, "dst") + jump("ACCEPT"));
+  for (const SetId set :
+       {SetId::kLoadBalancer, SetId::kClusterIp, SetId::kExternalIp, SetId::kExternalIpLocal}) {
     w.add(kIpvsFilter, w.match(set, "dst,dst") + jump("RETURN"));
   }
   w.add(kIpvsFilter, "-p tcp " + w.match(SetId::kHealthCheckNodePort, "dst") + jump("RETURN"));
-  w.add(kIpvsFilter, "-m conntrack --ctstate NEW " + w.match(SetId::kIpvsIps, "dst") +
-                         jump("REJECT"));
+  w.add(kIpvsFilter,
+        "-m conntrack --ctstate NEW " + w.match(SetId::kIpvsIps, "dst") + jump("REJECT"));
   return w.take();
 }
 
@@ -419,7 +417,7 @@ std::string_view text(Table table) { return table == Table::kNat ? "nat" : "filt
 std::span<const std::string_view> chains(Table table) {
   static constexpr std::array kNatChains = {kServices, kPostrouting, kNodePort, kLoadBalancer,
                                             kMarkMasq};
-  static constexpr std::array kFilterChains = {kForward,     kNodePort,   kProxyFirewall,
+  static constexpr std::array kFilterChains = {kForward,      kNodePort,   kProxyFirewall,
                                                kSourceRanges, kIpvsFilter, kIpvsOutFilter};
   return table == Table::kNat ? std::span<const std::string_view>(kNatChains)
                               : std::span<const std::string_view>(kFilterChains);
@@ -583,8 +581,7 @@ Result<IptablesVersion> parse_version(std::string_view output) {
       return IptablesVersion{.major = numbers[0], .minor = numbers[1], .patch = numbers[2]};
     }
   }
-  return fail(ErrorKind::kInvalidInput,
-              "no version in \"" + std::string(trim(output)) + "\"");
+  return fail(ErrorKind::kInvalidInput, "no version in \"" + std::string(trim(output)) + "\"");
 }
 
 }  // namespace fairlead::dataplane::ipvs

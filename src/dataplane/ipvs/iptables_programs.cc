@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The part of iptables.h that runs programs.
-#include "dataplane/ipvs/iptables.h"
-
 #include <algorithm>
 #include <chrono>
 #include <map>
@@ -10,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/subprocess.h"
+#include "dataplane/ipvs/iptables.h"
 
 namespace fairlead::dataplane::ipvs {
 namespace {
@@ -147,7 +146,7 @@ class ProgramIptables final : public Iptables {
       return;
     }
     // Of another length: rather damaged again already than worded in another way.
-    const std::size_t count = static_cast<std::size_t>(std::ranges::count_if(
+    const auto count = static_cast<std::size_t>(std::ranges::count_if(
         after->rules, [&](const Rule& rule) { return is_ours(rule.chain, table); }));
     if (count == rules(config, table).size()) {
       log::debug("iptables-save words our rules in an unknown way",
@@ -162,9 +161,9 @@ class ProgramIptables final : public Iptables {
       return fail(saved.error());
     }
     const auto seen = state.seen_after_write.find(table);
-    const bool good = rules_in_force(config, table, *saved) ||
-                      (seen != state.seen_after_write.end() &&
-                       seen->second == our_part(table, *saved));
+    const bool good =
+        rules_in_force(config, table, *saved) ||
+        (seen != state.seen_after_write.end() && seen->second == our_part(table, *saved));
     const std::vector<Rule> missing = missing_jumps(table, *saved);
     if (good && missing.empty()) {
       state.written = config;

@@ -2,12 +2,11 @@
 #include "dataplane/ipvs/iptables.h"
 
 #include <algorithm>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <set>
 #include <string>
 #include <vector>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include "base/text.h"
 
@@ -48,8 +47,7 @@ SavedTable after_restore(SavedTable saved, const std::string& input) {
     } else if (line.starts_with("-A ")) {
       saved.rules.push_back({chain, std::string(line.substr(chain.size() + 4))});
     } else if (line.starts_with("-I ")) {
-      saved.rules.insert(saved.rules.begin(),
-                         {chain, std::string(line.substr(chain.size() + 6))});
+      saved.rules.insert(saved.rules.begin(), {chain, std::string(line.substr(chain.size() + 6))});
     } else if (line.starts_with("-D ")) {
       const std::string spec(line.substr(chain.size() + 4));
       const auto found = std::ranges::find(saved.rules, Rule{chain, spec});
@@ -178,10 +176,11 @@ TEST(Rules, ClusterIpMasquerade) {
     IptablesConfig config;
     config.masquerade_all = c.masquerade_all;
     config.local_traffic = c.local_traffic;
-    EXPECT_THAT(lines_of(rules(config, Table::kNat)),
-                Contains("KUBE-SERVICES -m comment --comment \"Kubernetes service cluster ip + port "
-                         "for masquerade purpose\" -m set --match-set KUBE-CLUSTER-IP " +
-                         c.want + " KUBE-MARK-MASQ"))
+    EXPECT_THAT(
+        lines_of(rules(config, Table::kNat)),
+        Contains("KUBE-SERVICES -m comment --comment \"Kubernetes service cluster ip + port "
+                 "for masquerade purpose\" -m set --match-set KUBE-CLUSTER-IP " +
+                 c.want + " KUBE-MARK-MASQ"))
         << c.name;
   }
 }
@@ -232,8 +231,8 @@ TEST(Canonical, KnowsOtherWordings) {
       {"-j MARK --and-mark 0x1", "-j MARK --set-xmark 0x0/0xfffffffe"},
       {"-m mark ! --mark 0x00004000/0x00004000 -j RETURN",
        "-m mark ! --mark 0x4000/0x4000 -j RETURN"},
-      {"-m mark --mark 0x00004000/0x00004000 -j RETURN",
-       "-m mark ! --mark 0x4000/0x4000 -j RETURN", false},
+      {"-m mark --mark 0x00004000/0x00004000 -j RETURN", "-m mark ! --mark 0x4000/0x4000 -j RETURN",
+       false},
       {"-m mark --mark 16384 -j RETURN", "-m mark --mark 0x4000/0xffffffff -j RETURN"},
       {"-s 10.0.0.1 -j RETURN", "-s 10.0.0.1/32 -j RETURN"},
       {"-s 10.0.0.1 -j RETURN", "-s 10.0.0.2/32 -j RETURN", false},
@@ -262,7 +261,8 @@ TEST(Canonical, KnowsOtherWordings) {
   };
   for (const Pair& pair : pairs) {
     EXPECT_EQ(canonical(pair.written) == canonical(pair.shown), pair.want_equal)
-        << pair.written << "\n" << pair.shown;
+        << pair.written << "\n"
+        << pair.shown;
   }
 }
 
@@ -332,24 +332,22 @@ TEST(Saved, ParsesOnlyItsTable) {
 }
 
 TEST(Saved, SkipsCounters) {
-  const auto saved = parse_saved("*nat\n:A - [1:60]\n[12:3456] -A A -s 10.0.0.1/32 -j RETURN\n",
-                                 Table::kNat);
+  const auto saved =
+      parse_saved("*nat\n:A - [1:60]\n[12:3456] -A A -s 10.0.0.1/32 -j RETURN\n", Table::kNat);
   ASSERT_TRUE(saved);
   EXPECT_THAT(saved->rules, ElementsAre(Rule{"A", "-s 10.0.0.1/32 -j RETURN"}));
 }
 
 TEST(Saved, UnreadableTableIsAnError) {
-  const auto saved =
-      parse_saved("# Table `nat' is incompatible, use 'nft' tool.\n", Table::kNat);
+  const auto saved = parse_saved("# Table `nat' is incompatible, use 'nft' tool.\n", Table::kNat);
   ASSERT_FALSE(saved);
   EXPECT_EQ(saved.error().kind(), ErrorKind::kUnavailable);
   EXPECT_TRUE(parse_saved("# Table `nat' is incompatible, use 'nft' tool.\n", Table::kFilter));
 }
 
 TEST(Saved, GarbageDoesNoHarm) {
-  for (const std::string_view text :
-       {"", "*", "*nat", "*nat\n-A", "*nat\n-A X", "*nat\n[", "*nat\n:", "*nat\n-A X \"", "*nat\n\\",
-        "*nat\n-A X \"\\"}) {
+  for (const std::string_view text : {"", "*", "*nat", "*nat\n-A", "*nat\n-A X", "*nat\n[",
+                                      "*nat\n:", "*nat\n-A X \"", "*nat\n\\", "*nat\n-A X \"\\"}) {
     const auto saved = parse_saved(text, Table::kNat);
     ASSERT_TRUE(saved);
     EXPECT_FALSE(rules_in_force({}, Table::kNat, *saved));
@@ -369,8 +367,7 @@ TEST(InForce, ForAllConfigurations) {
       IptablesConfig config;
       config.family = family;
       config.local_traffic = BridgeInterface{"cni0"};
-      const SavedTable saved =
-          after_restore({}, restore_input(config, table, true, jumps(table)));
+      const SavedTable saved = after_restore({}, restore_input(config, table, true, jumps(table)));
       EXPECT_TRUE(rules_in_force(config, table, saved));
       EXPECT_THAT(missing_jumps(table, saved), IsEmpty());
       config.masquerade_bit = 15;
