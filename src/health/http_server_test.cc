@@ -35,7 +35,8 @@ UniqueFd connect_v4(net::Port port) {
   address.sin_family = AF_INET;
   address.sin_port = htons(number(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+  if (!fd ||
+      ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return UniqueFd();
   }
   return fd;

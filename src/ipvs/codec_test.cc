@@ -174,7 +174,8 @@ TEST(Codec, SkipsWhatIsNotOurs) {
 }
 
 TEST(Codec, TimeoutsOfZeroAreLeftOut) {
-  const auto sent = attributes_of(encode_set_config(kFamily, {.tcp = 900, .tcp_fin = 0, .udp = 1}));
+  const Request request = encode_set_config(kFamily, {.tcp = 900, .tcp_fin = 0, .udp = 1});
+  const auto sent = attributes_of(request);
   EXPECT_EQ(decode_timeouts(sent), (Timeouts{.tcp = 900, .tcp_fin = 0, .udp = 1}));
   EXPECT_FALSE(sent[IPVS_CMD_ATTR_TIMEOUT_TCP_FIN]);
 }

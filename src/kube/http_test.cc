@@ -22,7 +22,6 @@
 #include <vector>
 
 #include "base/subprocess.h"
-#include "base/text.h"
 #include "base/unique_fd.h"
 #include "kube/api_source.h"
 #include "kube/testing/folder.h"
@@ -95,10 +94,12 @@ class Stub {
     ::close(from[1]);
     input_ = UniqueFd(to[1]);
     const UniqueFd output(from[0]);
-    std::array<char, 64> line{};
-    const ssize_t got = ::read(output.get(), line.data(), line.size());
-    EXPECT_GT(got, 0) << "the stub did not start";
-    port_ = std::string(trim(std::string_view(line.data(), static_cast<std::size_t>(got))));
+    char c = 0;
+    ssize_t got = ::read(output.get(), &c, 1);
+    for (; got == 1 && c != '\n'; got = ::read(output.get(), &c, 1)) {
+      port_ += c;
+    }
+    EXPECT_EQ(got, 1) << "the stub did not start";
   }
   Stub(const Stub&) = delete;
   Stub& operator=(const Stub&) = delete;

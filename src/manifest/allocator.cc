@@ -199,13 +199,7 @@ std::vector<api::Service> Allocator::settle() {
     plan(record);
   }
   const auto had = [&](const api::ObjectKey& key, const Need& need) {
-    Value value;
-    value.address = need.address;
-    if (!need.family) {
-      value.port = need.port;
-      value.protocol = need.protocols.front();
-    }
-    const auto found = held_before.find(value);
+    const auto found = held_before.find(explicit_value(need));
     return found != held_before.end() && found->second == key;
   };
   std::set<api::ObjectKey> displaced;
@@ -453,15 +447,19 @@ void Allocator::assign(Record& record, const Need& need, net::Port port) {
   }
 }
 
+Allocator::Value Allocator::explicit_value(const Need& need) {
+  return need.address ? Value{need.address, {}, {}}
+                      : Value{std::nullopt, need.port, need.protocols.front()};
+}
+
 void Allocator::claim(Record& record, const Need& need, std::set<api::ObjectKey>& displaced) {
-  const Value value = need.family ? Value{need.address, {}, {}}
-                                  : Value{std::nullopt, need.port, need.protocols.front()};
+  const Value value = explicit_value(need);
   const auto holder = holders_.find(value);
   if (holder != holders_.end() && holder->second.is_explicit) {
     const bool is_own = holder->second.service == record.raw.meta.key;
-    const std::string what = need.family ? need.address->text()
-                                         : std::to_string(net::number(need.port)) + "/" +
-                                               std::string(net::text(need.protocols.front()));
+    const std::string what = need.address ? need.address->text()
+                                          : std::to_string(net::number(need.port)) + "/" +
+                                                std::string(net::text(need.protocols.front()));
     complain(record, need.field,
              what + " is already used by " +
                  (is_own ? holder->second.field + " of the same service"
@@ -474,7 +472,7 @@ void Allocator::claim(Record& record, const Need& need, std::set<api::ObjectKey>
     displaced.insert(loser);
     drop(records_.at(loser), value);
   }
-  if (need.family) {
+  if (need.address) {
     assign(record, need, *need.address);
   } else {
     assign(record, need, need.port);
@@ -513,18 +511,17 @@ bool Allocator::take_remembered(Record& record, const Need& need) {
 
 void Allocator::take_new(Record& record, const Need& need) {
   if (need.family) {
-    take_new_address(record, need);
+    take_new_address(record, need, *need.family);
   } else {
     take_new_port(record, need);
   }
 }
 
-void Allocator::take_new_address(Record& record, const Need& need) {
-  const std::string family(net::text(*need.family));
+void Allocator::take_new_address(Record& record, const Need& need, net::Family family) {
   std::vector<std::string> tried;
   for (std::size_t i = 0; i < options_.service_ranges.size(); ++i) {
     const net::IpPrefix& range = options_.service_ranges[i];
-    if (range.family() != *need.family) {
+    if (range.family() != family) {
       continue;
     }
     tried.push_back(range.text());
@@ -543,7 +540,8 @@ void Allocator::take_new_address(Record& record, const Need& need) {
     }
   }
   complain(record, need.field,
-           tried.empty() ? "no " + family + " range to take an address from; add one to " +
+           tried.empty() ? "no " + std::string(net::text(family)) +
+                               " range to take an address from; add one to " +
                                "--service-cluster-ip-range or write the address down"
                          : "all addresses of " + join(tried, ",") +
                                " are in use; widen --service-cluster-ip-range or remove services");

@@ -138,10 +138,11 @@ class Allocator {
   void hold(Record& record, const Value& value, const std::string& field, bool is_explicit);
   void assign(Record& record, const Need& need, const net::IpAddress& address);
   void assign(Record& record, const Need& need, net::Port port);
+  [[nodiscard]] static Value explicit_value(const Need& need);
   void claim(Record& record, const Need& need, std::set<api::ObjectKey>& displaced);
   bool take_remembered(Record& record, const Need& need);
   void take_new(Record& record, const Need& need);
-  void take_new_address(Record& record, const Need& need);
+  void take_new_address(Record& record, const Need& need, net::Family family);
   void take_new_port(Record& record, const Need& need);
   [[nodiscard]] bool is_free(const Record& record, const Need& need, net::Port port) const;
   [[nodiscard]] bool is_usable(const net::IpAddress& address) const;

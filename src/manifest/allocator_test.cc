@@ -15,7 +15,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-using testing::SizeIs;
 
 net::IpAddress ip(const std::string& text) { return *net::IpAddress::parse(text); }
 net::IpPrefix range(const std::string& text) { return *net::IpPrefix::parse(text); }
@@ -124,45 +123,45 @@ TEST_P(Families, OfClusterIps) {
   }
 }
 
-const std::vector<std::string> kOnly4 = {"10.96.0.0/16"};
-const std::vector<std::string> kDual = {"10.96.0.0/16", "2001:db8:1::/112"};
-const std::vector<std::string> kDual6First = {"2001:db8:1::/112", "10.96.0.0/16"};
+const std::vector<std::string> only4 = {"10.96.0.0/16"};
+const std::vector<std::string> dual = {"10.96.0.0/16", "2001:db8:1::/112"};
+const std::vector<std::string> dual6_first = {"2001:db8:1::/112", "10.96.0.0/16"};
 
 INSTANTIATE_TEST_SUITE_P(
     All, Families,
     testing::Values(
-        FamilyCase{"Default", kOnly4, [](auto&) {}, "4", ""},
-        FamilyCase{"DefaultOfFirstRange", kDual6First, [](auto&) {}, "6", ""},
-        FamilyCase{"SingleStays", kDual, [](auto& s) { s.family_policy = Policy::kSingleStack; },
+        FamilyCase{"Default", only4, [](auto&) {}, "4", ""},
+        FamilyCase{"DefaultOfFirstRange", dual6_first, [](auto&) {}, "6", ""},
+        FamilyCase{"SingleStays", dual, [](auto& s) { s.family_policy = Policy::kSingleStack; },
                    "4", ""},
-        FamilyCase{"Named", kDual, [](auto& s) { s.ip_families = {kV6}; }, "6", ""},
-        FamilyCase{"NamedWithoutRange", kOnly4, [](auto& s) { s.ip_families = {kV6}; }, "",
+        FamilyCase{"Named", dual, [](auto& s) { s.ip_families = {kV6}; }, "6", ""},
+        FamilyCase{"NamedWithoutRange", only4, [](auto& s) { s.ip_families = {kV6}; }, "",
                    "shop/web: spec.clusterIP: no IPv6 range"},
-        FamilyCase{"PreferDual", kDual, [](auto& s) { s.family_policy = Policy::kPreferDualStack; },
+        FamilyCase{"PreferDual", dual, [](auto& s) { s.family_policy = Policy::kPreferDualStack; },
                    "46", ""},
-        FamilyCase{"PreferDualWithOneRange", kOnly4,
+        FamilyCase{"PreferDualWithOneRange", only4,
                    [](auto& s) { s.family_policy = Policy::kPreferDualStack; }, "4", ""},
-        FamilyCase{"RequireDual", kDual,
+        FamilyCase{"RequireDual", dual,
                    [](auto& s) { s.family_policy = Policy::kRequireDualStack; }, "46", ""},
-        FamilyCase{"RequireDualWithOneRange", kOnly4,
+        FamilyCase{"RequireDualWithOneRange", only4,
                    [](auto& s) { s.family_policy = Policy::kRequireDualStack; }, "4",
                    "no IPv6 range"},
-        FamilyCase{"SecondToExplicit", kDual,
+        FamilyCase{"SecondToExplicit", dual,
                    [](auto& s) {
                      s.family_policy = Policy::kRequireDualStack;
                      s.cluster_ips = {ip("2001:db8::5")};
                    },
                    "64", ""},
-        FamilyCase{"ExplicitNeedsNoRange", kOnly4,
+        FamilyCase{"ExplicitNeedsNoRange", only4,
                    [](auto& s) { s.cluster_ips = {ip("2001:db8::5")}; }, "6", ""},
-        FamilyCase{"ExplicitOfAnotherFamily", kDual,
+        FamilyCase{"ExplicitOfAnotherFamily", dual,
                    [](auto& s) {
                      s.cluster_ips = {ip("2001:db8::5")};
                      s.ip_families = {kV4};
                    },
                    "4", "2001:db8::5 has no place"},
-        FamilyCase{"Headless", kDual, [](auto& s) { s.headless = true; }, "", ""},
-        FamilyCase{"ExternalName", kDual, [](auto& s) { s.type = api::ServiceType::kExternalName; },
+        FamilyCase{"Headless", dual, [](auto& s) { s.headless = true; }, "", ""},
+        FamilyCase{"ExternalName", dual, [](auto& s) { s.type = api::ServiceType::kExternalName; },
                    "", ""}),
     [](const testing::TestParamInfo<FamilyCase>& param) { return param.param.name; });
 
@@ -178,6 +177,7 @@ TEST(Allocator, ValuesAreKnownAndInTheUpperPart) {
 
 TEST(Allocator, ResultDoesNotDependOnOrder) {
   std::vector<api::Service> services;
+  services.reserve(300);
   for (int i = 0; i < 300; ++i) {
     services.push_back(node_port("s" + std::to_string(i)));
   }
@@ -211,6 +211,7 @@ TEST(Allocator, AdditionsMoveNobodyWithinAProcess) {
 TEST(Allocator, AllOfASmallRangeIsUsedThenItIsAnError) {
   World world(ranges({"10.96.0.0/27"}));
   std::vector<api::Service> services;
+  services.reserve(31);
   for (int i = 10; i < 41; ++i) {
     services.push_back(service("s" + std::to_string(i)));
   }
@@ -401,6 +402,7 @@ TEST(Memory, RemembersThroughRestartsWhateverIsAdded) {
   AllocatorOptions options = ranges({"10.96.0.0/25"});
   World first(options);
   std::vector<api::Service> services;
+  services.reserve(300);
   for (int i = 0; i < 50; ++i) {
     services.push_back(service("m" + std::to_string(i)));
   }

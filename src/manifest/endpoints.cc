@@ -7,6 +7,7 @@
 #include <string_view>
 #include <variant>
 
+#include "base/check.h"
 #include "base/text.h"
 #include "manifest/hash.h"
 
@@ -367,7 +368,7 @@ std::vector<api::EndpointSlice> SliceDeriver::compute(const api::ObjectKey& key)
 std::vector<const api::Pod*> SliceDeriver::matching_pods(const api::Service& service) const {
   std::vector<const api::Pod*> pods;
   const auto space = namespaces_.find(service.meta.key.ns);
-  if (space == namespaces_.end()) {
+  if (space == namespaces_.end() || service.selector.empty()) {
     return pods;
   }
   const std::set<std::string>* fewest = nullptr;
@@ -380,6 +381,7 @@ std::vector<const api::Pod*> SliceDeriver::matching_pods(const api::Service& ser
       fewest = &found->second;
     }
   }
+  FAIRLEAD_CHECK(fewest != nullptr);  // the selector has a label
   for (const std::string& name : *fewest) {
     const api::Pod& pod = space->second.pods.at(name);
     if (matches(service.selector, pod.meta.labels)) {

@@ -10,7 +10,6 @@ namespace fairlead::manifest {
 namespace {
 
 using testing::ElementsAre;
-using testing::ElementsAreArray;
 using testing::IsEmpty;
 using testing::SizeIs;
 
@@ -63,6 +62,7 @@ std::vector<std::string> summary(const std::vector<api::EndpointSlice>& slices) 
 std::vector<std::string> slices_text(const api::Service& service,
                                      const std::vector<api::Pod>& pods) {
   std::vector<const api::Pod*> pointers;
+  pointers.reserve(pods.size());
   for (const api::Pod& each : pods) {
     pointers.push_back(&each);
   }
@@ -167,10 +167,12 @@ TEST(SlicesFor, NoSelectorOrExternalNameGivesNone) {
 
 TEST(SlicesFor, AtMostHundredEndpointsWithStableNames) {
   std::vector<api::Pod> pods;
+  pods.reserve(250);
   for (int i = 0; i < 250; ++i) {
     pods.push_back(pod("p" + std::to_string(1000 + i), "198.51.100." + std::to_string(i)));
   }
   std::vector<const api::Pod*> pointers;
+  pointers.reserve(pods.size());
   for (const api::Pod& each : pods) {
     pointers.push_back(&each);
   }

@@ -12,7 +12,6 @@ namespace fairlead::model {
 namespace {
 
 using namespace fairlead::test;
-using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -49,7 +48,7 @@ TEST(Scheduler, Flags) {
     const auto flags = parse_scheduler_flags(c.flags, c.scheduler);
     EXPECT_EQ(flags.has_value(), c.want.has_value()) << c.flags;
     if (flags) {
-      EXPECT_EQ(*flags, *c.want) << c.flags;
+      EXPECT_EQ(std::optional(*flags), c.want) << c.flags;
       EXPECT_EQ(scheduler_flags_text({c.scheduler, *flags}), c.printed);
     }
   }

@@ -19,6 +19,7 @@ using testing::IsEmpty;
 
 std::vector<std::string> texts(const std::vector<Problem>& problems) {
   std::vector<std::string> out;
+  out.reserve(problems.size());
   for (const Problem& problem : problems) {
     out.push_back(problem.text());
   }

@@ -19,6 +19,7 @@ inline net::IpAddress ip(std::string_view text) { return net::IpAddress::parse(t
 
 inline std::vector<net::IpAddress> ips(std::initializer_list<const char*> texts) {
   std::vector<net::IpAddress> out;
+  out.reserve(texts.size());
   for (const char* text : texts) {
     out.push_back(ip(text));
   }
@@ -27,6 +28,7 @@ inline std::vector<net::IpAddress> ips(std::initializer_list<const char*> texts)
 
 inline std::vector<net::IpPrefix> cidrs(std::initializer_list<const char*> texts) {
   std::vector<net::IpPrefix> out;
+  out.reserve(texts.size());
   for (const char* text : texts) {
     out.push_back(net::IpPrefix::parse(text).value());
   }

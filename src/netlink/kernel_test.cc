@@ -351,15 +351,15 @@ TEST_F(KernelTest, MonitorIgnoresADevice) {
     EXPECT_TRUE(monitor->drain());
     // Made anew, with another index.
     run({"ip", "link", "del", "kube-ipvs0"});
-    monitor->drain();
+    EXPECT_TRUE(monitor->drain());
     run({"ip", "link", "add", "spare", "type", "veth", "peer", "name", "a1"});
     run({"ip", "link", "add", "kube-ipvs0", "type", "veth", "peer", "name", "a2"});
-    monitor->drain();
+    EXPECT_TRUE(monitor->drain());
     run({"ip", "addr", "add", "10.96.0.1/32", "dev", "kube-ipvs0"});
     EXPECT_FALSE(monitor->drain());
     // Under another name it is a device like any other.
     run({"ip", "link", "set", "kube-ipvs0", "name", "other"});
-    monitor->drain();
+    EXPECT_TRUE(monitor->drain());
     run({"ip", "addr", "add", "10.96.0.2/32", "dev", "other"});
     EXPECT_TRUE(monitor->drain());
     run({"ip", "link", "del", "other"});

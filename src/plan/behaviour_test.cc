@@ -505,6 +505,7 @@ TEST(Behaviour, Masquerade) {
                 .tcp("", 80, 3001));
     const auto masquerade = [&](const char* socket) {
       std::vector<bool> out;
+      out.reserve(kClientClasses);
       for (const ClassPolicy& policy : rig.find(socket)->classes) {
         out.push_back(policy.masquerade);
       }

@@ -55,8 +55,10 @@ class Rig {
   store::Store& store() { return store_; }
 
   [[nodiscard]] std::vector<std::string> lines() const {
+    const plan::Delta full = planner_.full();
     std::vector<std::string> out;
-    for (const plan::VirtualServerPtr& server : planner_.full().put) {
+    out.reserve(full.put.size());
+    for (const plan::VirtualServerPtr& server : full.put) {
       out.push_back(line(*server));
     }
     return out;
@@ -67,8 +69,10 @@ class Rig {
     return planner_.find({parsed.address, parsed.port, protocol});
   }
   [[nodiscard]] std::vector<std::string> problems() const {
+    const std::vector<model::Problem> problems = planner_.problems();
     std::vector<std::string> out;
-    for (const model::Problem& problem : planner_.problems()) {
+    out.reserve(problems.size());
+    for (const model::Problem& problem : problems) {
       out.push_back(problem.text());
     }
     return out;
@@ -85,6 +89,7 @@ class Rig {
 /// `put KEY`, `remove KEY`.
 inline std::vector<std::string> changes(const plan::Delta& delta) {
   std::vector<std::string> out;
+  out.reserve(delta.put.size() + delta.removed.size());
   for (const plan::VirtualServerPtr& server : delta.put) {
     out.push_back("put " + line(*server));
   }

@@ -28,8 +28,10 @@ api::Node node(const char* name, const char* address) {
 }
 
 std::vector<std::string> names(const Store& store, const char* service_name) {
+  const auto slices = store.slices(key(service_name));
   std::vector<std::string> out;
-  for (const api::EndpointSlice* found : store.slices(key(service_name))) {
+  out.reserve(slices.size());
+  for (const api::EndpointSlice* found : slices) {
     out.push_back(found->meta.key.name);
   }
   return out;
