@@ -11,7 +11,7 @@ using std::chrono::duration_cast;
 using Seconds = std::chrono::duration<double>;
 
 constexpr event::Duration kFirst = std::chrono::milliseconds(800);
-constexpr event::Duration kCap = std::chrono::seconds(30);
+constexpr event::Duration kCap = std::chrono::seconds(15);
 constexpr event::Duration kForget = std::chrono::minutes(2);
 
 }  // namespace

@@ -8,8 +8,9 @@
 
 namespace fairlead::kube {
 
-/// The waits between failures: 0.8 s, doubling up to 30 s; the real wait lies between that and
-/// twice that, so that the nodes of a cluster do not come back all at once. Two minutes without a
+/// The waits between failures: 0.8 s, doubling up to 15 s; the real wait lies between that and
+/// twice that, so that the nodes of a cluster do not come back all at once. (kube-proxy's reach
+/// 60 s: a long time to serve dead endpoints after the server is back.) Two minutes without a
 /// failure start it anew.
 class Backoff {
  public:

@@ -38,6 +38,7 @@ class Set : public testing::Test {
   std::vector<std::string> changes() {
     std::vector<std::string> out;
     const ManifestSet::Changes made = set.settle();
+    out.reserve(made.services.size() + made.slices.size() + made.nodes.size() + made.erased.size());
     for (const api::Service& each : made.services) {
       out.push_back("+Service " + each.meta.key.name + ":" +
                     std::to_string(net::number(each.ports[0].port)));

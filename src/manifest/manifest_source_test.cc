@@ -65,7 +65,7 @@ void write(const fs::path& path, const std::string& text) { std::ofstream(path) 
 
 class Source : public testing::Test {
  protected:
-  Source() {
+  void SetUp() override {
     std::string pattern = (fs::temp_directory_path() / "fairlead-manifest-XXXXXX").string();
     root = ::mkdtemp(pattern.data());
     dir = root / "manifests";
@@ -76,7 +76,7 @@ class Source : public testing::Test {
     options.patience = 100ms;
     options.poll = 50ms;
   }
-  ~Source() override {
+  void TearDown() override {
     source.reset();
     std::error_code ignored;
     fs::remove_all(root, ignored);

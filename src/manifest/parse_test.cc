@@ -21,6 +21,7 @@ ParsedFile parse_text(const std::string& text, const std::string& path = "shop.y
 /// `name@line` of each object.
 std::vector<std::string> names(const ParsedFile& file) {
   std::vector<std::string> out;
+  out.reserve(file.objects.size());
   for (const ParsedObject& object : file.objects) {
     out.push_back(
         std::visit([](const auto& value) { return value.meta.key.text(); }, object.object) + "@" +
@@ -31,6 +32,7 @@ std::vector<std::string> names(const ParsedFile& file) {
 
 std::vector<std::string> errors(const ParsedFile& file) {
   std::vector<std::string> out;
+  out.reserve(file.errors.size());
   for (const Problem& problem : file.errors) {
     out.push_back(problem.text());
   }

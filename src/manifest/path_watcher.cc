@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "manifest/path_watcher.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <climits>
@@ -9,6 +10,7 @@
 #include <deque>
 #include <filesystem>
 #include <optional>
+#include <ranges>
 #include <string_view>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -38,9 +40,9 @@ std::optional<std::string> link_target(const std::string& path) {
 
 void push_front(std::deque<std::string>& parts, std::string_view path) {
   const std::vector<std::string_view> pieces = split(path, '/');
-  for (auto piece = pieces.rbegin(); piece != pieces.rend(); ++piece) {
-    if (!piece->empty() && *piece != ".") {
-      parts.emplace_front(*piece);
+  for (const std::string_view piece : std::views::reverse(pieces)) {
+    if (!piece.empty() && piece != ".") {
+      parts.emplace_front(piece);
     }
   }
 }
@@ -111,7 +113,8 @@ void PathWatcher::follow(const std::string& path, std::map<std::string, Interest
     }
     Interest& interest = interests[at.empty() ? "/" : at];
     interest.names.insert(name);
-    const std::string next = at + "/" + name;
+    std::string next = at;
+    next.append("/").append(name);
     struct stat info{};
     const bool exists = ::lstat(next.c_str(), &info) == 0;
     interest.mask |=

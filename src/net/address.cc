@@ -71,11 +71,12 @@ std::string_view text(Family family) { return family == Family::kIpv4 ? "IPv4" :
 Result<IpAddress> IpAddress::parse(std::string_view text) {
   const std::string zero_terminated(text);
   std::array<std::uint8_t, 16> bytes{};
-  if (zero_terminated.size() == text.size() &&
-      ::inet_pton(AF_INET, zero_terminated.c_str(), bytes.data()) == 1) {
+  // inet_pton would stop at a NUL within and take what is before it.
+  const bool whole = text.find('\0') == std::string_view::npos;
+  if (whole && ::inet_pton(AF_INET, zero_terminated.c_str(), bytes.data()) == 1) {
     return from_bytes(std::span(bytes).first(4));
   }
-  if (::inet_pton(AF_INET6, zero_terminated.c_str(), bytes.data()) == 1) {
+  if (whole && ::inet_pton(AF_INET6, zero_terminated.c_str(), bytes.data()) == 1) {
     if (std::equal(kV4MappedPrefix.begin(), kV4MappedPrefix.end(), bytes.begin())) {
       return from_bytes(std::span(bytes).subspan(12, 4));
     }

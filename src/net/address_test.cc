@@ -38,6 +38,13 @@ INSTANTIATE_TEST_SUITE_P(All, AddressText,
                                          TextCase{"10.0.0.256", ""}, TextCase{"10.0.0.1 ", ""},
                                          TextCase{"2001:db8::1%eth0", ""}));
 
+TEST(IpAddress, TextWithANulIsRefused) {
+  for (const std::string_view text :
+       {std::string_view("10.0.0.1\0x", 10), std::string_view("::1\0", 4)}) {
+    EXPECT_FALSE(IpAddress::parse(text));
+  }
+}
+
 TEST(IpAddress, Classes) {
   EXPECT_TRUE(IpAddress::parse("127.1.2.3")->is_loopback());
   EXPECT_TRUE(IpAddress::parse("::1")->is_loopback());

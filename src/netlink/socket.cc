@@ -88,7 +88,7 @@ Status decode_answer(const Message& message) {
     text = attributes[NLMSGERR_ATTR_MSG].string().value_or("");
   }
   // INT_MIN has no positive twin; a kernel does not send it, a fuzzer does.
-  const int errno_value = answer->error < 0 && answer->error > -4096 ? -answer->error : EPROTO;
+  const int errno_value = answer->error < 0 && answer->error > -65536 ? -answer->error : EPROTO;
   return fail(kernel_error(errno_value, text));
 }
 
@@ -445,7 +445,7 @@ Socket::State::Exchange Socket::State::exchange(const Request& request, std::uin
       ended = true;
       const int error = message.header<int>().value_or(0);
       if (error < 0) {
-        result.status = fail(kernel_error(error > -4096 ? -error : EPROTO, ""));
+        result.status = fail(kernel_error(error > -65536 ? -error : EPROTO, ""));
       }
     } else if (message.type == NLMSG_OVERRUN) {
       lost = true;

@@ -26,7 +26,8 @@ Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions opt
               StatusServer::View{.node_eligible =
                                      [this] {
                                        const api::Node* node = store_.node();
-                                       return node == nullptr || !node->meta.deleting;
+                                       return node == nullptr ||
+                                              !(node->meta.deleting || node->leaving);
                                      },
                                  .problems = [this] { return problems(); }}) {}
 

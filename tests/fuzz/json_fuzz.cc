@@ -72,6 +72,7 @@ void on_object(const tl::expected<Decoded, DecodeError>& decoded) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): the name is libFuzzer's.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static Decoder decoder;  // as in the daemon: its buffers outlive the texts
   if (size == 0) {
@@ -90,10 +91,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       }
       break;
     default:
-      if (const auto event = decoder.decode_watch_event(json); !event) {
+      if (auto event = decoder.decode_watch_event(json); !event) {
         check(event.error());
-      } else if (event->decoded && event->type != fairlead::api::WatchEvent::Type::kDeleted) {
-        on_object(*event->decoded);
+      } else if (auto& decoded = event->decoded;
+                 decoded && event->type != fairlead::api::WatchEvent::Type::kDeleted) {
+        on_object(*decoded);
       }
       break;
   }

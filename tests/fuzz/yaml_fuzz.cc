@@ -28,6 +28,7 @@ void check(const fairlead::manifest::Problem& problem) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-identifier-naming): the name that libFuzzer calls
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   static fairlead::api::Decoder decoder;  // as in the daemon: its buffers outlive the texts
   if (size == 0) {

@@ -178,7 +178,7 @@ bool arm_drains(Known& known, const Desired* desired, TimePoint now,
 
 std::vector<kernel::Op> finish_drains(const Known& known,
                                       const kernel::ObservedVirtualServer& observed,
-                                      TimePoint now) {
+                                      bool server_is_going, TimePoint now) {
   std::vector<kernel::Op> ops;
   for (const KnownRealServer& real : known.real_servers) {
     if (!real.drain_until || real.server.weight != 0) {
@@ -187,8 +187,9 @@ std::vector<kernel::Op> finish_drains(const Known& known,
     const auto seen =
         std::ranges::find(observed.real_servers, real.server.socket(),
                           [](const kernel::ObservedRealServer& o) { return o.server.socket(); });
-    const bool idle = seen == observed.real_servers.end() ||
-                      (seen->active_connections == 0 && seen->inactive_connections == 0);
+    const bool idle =
+        seen == observed.real_servers.end() ||
+        (seen->active_connections == 0 && (server_is_going || seen->inactive_connections == 0));
     if (idle || now >= *real.drain_until) {
       ops.emplace_back(kernel::DeleteRealServer{known.server.id, real.server.socket()});
     }

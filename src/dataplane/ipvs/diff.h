@@ -57,7 +57,11 @@ bool arm_drains(Known& known, const Desired* desired, TimePoint now,
                 std::chrono::seconds drain_timeout);
 
 /// Deletes for draining real servers without connections in `observed`, or past their deadline.
+/// Inactive connections count (a half-closed one may still carry a download), unless the whole
+/// virtual server is going: then only active ones hold it, or an address nobody wants would be
+/// held for two minutes by connections that have merely not been forgotten yet.
 [[nodiscard]] std::vector<fairlead::ipvs::Op> finish_drains(
-    const Known& known, const fairlead::ipvs::ObservedVirtualServer& observed, TimePoint now);
+    const Known& known, const fairlead::ipvs::ObservedVirtualServer& observed, bool server_is_going,
+    TimePoint now);
 
 }  // namespace fairlead::dataplane::ipvs

@@ -106,13 +106,15 @@ TEST(Drains, EndWhenIdleOrOverdue) {
   EXPECT_TRUE(arm_drains(state, &wanted, start, 60s));
   kernel::ObservedVirtualServer seen{
       state.server, {{real("198.51.100.1:80", 0), 1, 0}, {real("198.51.100.2:80"), 0, 0}}};
-  EXPECT_THAT(finish_drains(state, seen, start + 59s), IsEmpty());
-  EXPECT_EQ(finish_drains(state, seen, start + 60s).size(), 1U);
+  EXPECT_THAT(finish_drains(state, seen, false, start + 59s), IsEmpty());
+  EXPECT_EQ(finish_drains(state, seen, false, start + 60s).size(), 1U);
   seen.real_servers[0].active_connections = 0;
   seen.real_servers[0].inactive_connections = 2;
-  EXPECT_THAT(finish_drains(state, seen, start), IsEmpty()) << "half-closed ones may still send";
+  EXPECT_THAT(finish_drains(state, seen, false, start), IsEmpty())
+      << "half-closed ones may still send";
+  EXPECT_EQ(finish_drains(state, seen, true, start).size(), 1U);
   seen.real_servers[0].inactive_connections = 0;
-  EXPECT_EQ(finish_drains(state, seen, start).size(), 1U);
+  EXPECT_EQ(finish_drains(state, seen, false, start).size(), 1U);
 }
 
 TEST(Drains, ADeadlineIsKeptAndWantingItAgainCancels) {

@@ -92,7 +92,7 @@ void Plane::check_drains(TimePoint now) {
       touched.push_back(key);
       continue;
     }
-    for (kernel::Op& op : finish_drains(*entry.known, **observed, now)) {
+    for (kernel::Op& op : finish_drains(*entry.known, **observed, entry.desired == nullptr, now)) {
       ops.push_back(std::move(op));
       key_of_op.push_back(key);
     }

@@ -56,7 +56,7 @@ class IptablesKernelTest : public ::testing::TestWithParam<net::Family> {
     auto sets = netlink::make_ipset();
     ASSERT_TRUE(sets) << sets.error().text();
     for (std::size_t i = 0; i < kSetCount; ++i) {
-      const SetId id = static_cast<SetId>(i);
+      const auto id = static_cast<SetId>(i);
       const Status status = (*sets)->create(
           {.name = set_name(id, GetParam()), .type = info(id).type, .family = GetParam()});
       ASSERT_TRUE(status) << status.error().text();
@@ -107,10 +107,6 @@ TEST_P(IptablesKernelTest, WritesOnce) {
   ASSERT_TRUE(third) << third.error().text();
   EXPECT_FALSE(*third) << saved("nat") << saved("filter");
   EXPECT_THAT(saved("nat"), HasSubstr("OTHER"));
-  if (std::getenv("FAIRLEAD_PRINT_RULES") != nullptr) {
-    ::write(STDOUT_FILENO, saved("nat").data(), saved("nat").size());
-    ::write(STDOUT_FILENO, saved("filter").data(), saved("filter").size());
-  }
   const Status cleaned = restarted->cleanup(GetParam());
   ASSERT_TRUE(cleaned) << cleaned.error().text();
   EXPECT_EQ(saved("nat"), nat);

@@ -77,7 +77,7 @@ void Plane::apply(const plan::Delta& delta, TimePoint now) {
     }
     drop_claims(std::move(unclaimed));
     // Flows that began before any virtual server was here point nowhere.
-    conntrack_due_.insert(net::Protocol::kUdp);
+    conntrack_due_ = {net::Protocol::kUdp, net::Protocol::kSctp};
   }
 }
 
