@@ -292,6 +292,7 @@ class Traffic(threading.Thread):
         self._done = threading.Event()
         self.served = []
         self.pings = 0
+        self._answered = {}  # when each live connection last was
         self.failures = []
 
     def run(self):
@@ -302,6 +303,7 @@ class Traffic(threading.Thread):
                     for connection in self._live:
                         connection.ping()
                         self.pings += 1
+                        self._answered[connection] = time.monotonic()
                 server = request(*self._target).server
                 self.served.append(Served(started, time.monotonic() - started, server))
             except (OSError, Broken) as error:
@@ -309,6 +311,10 @@ class Traffic(threading.Thread):
 
     def between(self, start, end=float("inf")):
         return [one for one in self.served if start <= one.started < end]
+
+    def all_live_since(self, start):
+        """Whether every live connection was answered after that time."""
+        return all(self._answered.get(connection, 0) > start for connection in self._live)
 
     def release(self, connection):
         """Ends a live connection, on purpose."""

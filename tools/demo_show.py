@@ -33,8 +33,7 @@ class Show:
         self.requests = 0
         self.traffic = None
         self.live = []
-        self.removed = None  # text of a pod's manifest
-        self.kept = ""
+        self.removed = None  # name, file and text of the pod that was scaled down
 
     def run(self):
         started = time.monotonic()
@@ -194,7 +193,7 @@ class Show:
         self.removed = (leaving, path, text)
         os.unlink(path)
         cut = time.monotonic()
-        eventually(lambda: self._real(port, leaving).weight == 0)
+        eventually(lambda: getattr(self._real(port, leaving), "weight", 0) == 0)
         drained = time.monotonic()
         time.sleep(1.2)
 
@@ -208,12 +207,14 @@ class Show:
             right = self.screen.bar(pod, after[pod], longest, 28)
             self.screen.show(f"{pod:8} {left} {before[pod]}{pad} {right} {after[pod]}")
         real = self._real(port, leaving)
+        assert real, f"{leaving} is gone from the kernel, though a connection to it lives"
         self.screen.show(
             f"{(drained - cut) * 1000:.0f} ms after {os.path.basename(path)} was removed: "
             f"{leaving} has weight {real.weight} and {real.active} active connection"
         )
         assert before[leaving] > 0 and after[leaving] == 0, f"{leaving}: {before}, then {after}"
         assert real.active == 1, f"{leaving} has {real.active} active connections, not the live one"
+        self._all_live()
         self.screen.holds(f"{leaving} drains: nothing new goes there, its live connection goes on")
         self._none_failed()
 
@@ -245,6 +246,7 @@ class Show:
         assert all(line.endswith(" -w 0") for line in ended), f"gone from the table: {ended}"
         assert status["operations"] == len(ended), f"{status['operations']} changes were made"
         assert status["draining"] > 0, "the new daemon does not know of the drain"
+        self._all_live()
         but = ", but for a drain that ended" if ended else ""
         self.screen.holds(
             f"the table is as it was{but}; all {len(self.live)} live connections go on"
@@ -336,6 +338,12 @@ class Show:
         self.screen.holds("the daemon ended when asked to, and left the table as it is")
 
     # What the steps are made of.
+
+    def _all_live(self):
+        now = time.monotonic()
+        with contextlib.suppress(AssertionError):
+            eventually(lambda: self.traffic.all_live_since(now), timeout=2)
+        assert self.traffic.all_live_since(now), "a live connection is not answered any more"
 
     def _none_failed(self):
         failures = self.traffic.failures

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # For sourcing: runs the layers of a test run and adds up what they say.
 #
-# A layer's last line of the form `N passed, N failed[, N skipped]` counts; a ctest summary counts as
-# its numbers; a layer with neither counts as one test, by its exit status. A layer that fails
+# A layer's last line of the form `N passed, N failed[, N skipped]` counts; summaries of ctest and of
+# GoogleTest programs count as their numbers; a layer with none of these counts as one test, by its exit status. A layer that fails
 # without naming a failed test counts one failure.
 passed=0 failed=0 skipped=0
+
+sum() { # PATTERN: adds the numbers of the lines that fit, in the current layer's log
+  grep -oE "$1" "$log" | awk '{n += $NF} END {print n + 0}'
+}
 
 layer() { # NAME COMMAND...
   local name=$1 log status=0 line p=0 f=0 s=0 started=$SECONDS
@@ -19,6 +23,8 @@ layer() { # NAME COMMAND...
   elif line=$(grep -E 'tests passed, [0-9]+ tests? failed out of [0-9]+' "$log" | tail -n 1) &&
     [[ $line =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
     f=${BASH_REMATCH[1]} p=$((BASH_REMATCH[2] - BASH_REMATCH[1]))
+  elif grep -q '^\[  PASSED  \] ' "$log"; then
+    p=$(sum '^\[  PASSED  \] [0-9]+') f=$(sum '^\[  FAILED  \] [0-9]+') s=$(sum '^\[  SKIPPED \] [0-9]+')
   elif ((status == 0)); then
     p=1
   else

@@ -309,7 +309,7 @@ void add_run_flags(CLI::App& app, Raw& raw) {
 std::vector<std::string> normalised(const std::vector<std::string>& args) {
   std::vector<std::string> result;
   for (const std::string& arg : args) {
-    std::string name = arg;
+    std::string name = arg.starts_with("-v=") ? "-" + arg : arg;
     if (arg.starts_with("--")) {
       const std::size_t equals = std::min(arg.find('='), arg.size());
       std::replace(name.begin(), name.begin() + static_cast<std::ptrdiff_t>(equals), '_', '-');
