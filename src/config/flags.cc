@@ -124,7 +124,8 @@ std::optional<net::SocketAddress> listen_address(std::string_view flag, std::str
     mistakes.add(flag, "\"" + std::string(value) + "\" is not ADDRESS or ADDRESS:PORT");
     return std::nullopt;
   }
-  return net::number(result.port) == 0 ? std::nullopt : std::optional(result);
+  // Either way of saying 0 switches the server off.
+  return port == 0 || net::number(result.port) == 0 ? std::nullopt : std::optional(result);
 }
 
 LocalMode local_mode(const Raw& raw, Mistakes& mistakes) {

@@ -49,6 +49,7 @@ TEST(Flags, KubeProxyForms) {
 TEST(Flags, ServersCanBeSwitchedOff) {
   EXPECT_FALSE(parsed({"--metrics-bind-address=127.0.0.1:0"}).metrics_bind_address);
   EXPECT_FALSE(parsed({"--healthz-bind-address=0.0.0.0", "--healthz-port=0"}).healthz_bind_address);
+  EXPECT_FALSE(parsed({"--metrics-port=0"}).metrics_bind_address);
   EXPECT_EQ(parsed({"--metrics-bind-address=", "--v=2"}).verbosity, 2) << "took no other's value";
   EXPECT_EQ(parsed({"--metrics-bind-address="}).metrics_bind_address->text(), "127.0.0.1:10249");
 }

@@ -61,7 +61,10 @@ Result<std::vector<net::IpAddress>> NodeWatch::read() {
   }
   std::vector<net::IpAddress> addresses;
   for (const netlink::InterfaceAddress& address : *all) {
-    if (!*device || address.interface != **device) {
+    // Link-local ones come with every pod and serve nothing: they must not cause work.
+    const bool counts = !address.address.is_loopback() &&
+                        (address.address.is_v4() || !address.address.is_link_local());
+    if (counts && (!*device || address.interface != **device)) {
       addresses.push_back(address.address);
     }
   }

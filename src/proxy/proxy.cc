@@ -1,24 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "proxy/proxy.h"
 
+#include <chrono>
 #include <csignal>
 #include <unistd.h>
 #include <utility>
 
 #include "base/log.h"
+#include "base/subprocess.h"
 #include "dataplane/ipvs/plane.h"
 #include "proxy/settings.h"
 
 namespace fairlead::proxy {
 namespace {
 
-bool kernel_has_ipv6() { return ::access("/proc/net/if_inet6", F_OK) == 0; }
+constexpr auto kProbeDeadline = std::chrono::seconds(5);
+
+// IPv6 is served where the kernel and ip6tables both have it; else this node is single stack.
+bool ipv6_is_usable() {
+  if (::access("/proc/net/if_inet6", F_OK) != 0) {
+    log::info("the kernel has no IPv6: serving IPv4 only");
+    return false;
+  }
+  const auto saved = run_program({"ip6tables-save", "-t", "nat"}, "", kProbeDeadline);
+  if (!saved) {
+    log::warn("ip6tables does not work: serving IPv4 only", {{"error", saved.error().text()}});
+    return false;
+  }
+  return true;
+}
 
 }  // namespace
 
 Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options)
     : loop_(loop),
       config_(std::move(config)),
+      has_ipv6_(options.ipv6),
       store_(config_.node_name),
       planner_(store_, std::move(options)),
       runner_(loop, config_.min_sync_period, [this] { sync(); }),
@@ -71,7 +88,7 @@ void Proxy::sync() {
   }
   const store::Dirty dirty = store_.take_dirty();
   const model::NodeFacts now = facts();
-  if (planned_ && now.pod_cidrs != planned_facts_.pod_cidrs &&
+  if (now.pod_cidrs != planned_facts_.pod_cidrs &&
       config_.detect_local_mode == config::LocalMode::kNodeCidr) {
     fatal("the node's pod CIDRs changed; a restart will take them up",
           Error(ErrorKind::kUnavailable, "--detect-local-mode is NodeCIDR"));
@@ -108,7 +125,8 @@ model::NodeFacts Proxy::facts() const {
 }
 
 void Proxy::start_plane() {
-  const auto config = ipvs_config(config_, facts(), kernel_has_ipv6());
+  planned_facts_ = facts();
+  const auto config = ipvs_config(config_, planned_facts_, has_ipv6_);
   std::vector<net::Family> families;
   for (const dataplane::ipvs::IptablesConfig& rules : config.families) {
     families.push_back(rules.family);
@@ -172,7 +190,7 @@ int run(config::Config config) {
     log::error("cannot start", {{"error", options.error().text()}});
     return 1;
   }
-  options->ipv6 = kernel_has_ipv6();
+  options->ipv6 = ipv6_is_usable();
   const auto loop = event::make_uv_loop();
   Proxy proxy(*loop, std::move(config), std::move(*options));
   if (const Status status = proxy.start(); !status) {

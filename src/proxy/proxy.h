@@ -50,6 +50,7 @@ class Proxy {
 
   event::UvLoop& loop_;
   config::Config config_;
+  bool has_ipv6_;
   int exit_code_ = 0;
 
   store::Store store_;

@@ -15,6 +15,8 @@ namespace kernel = fairlead::ipvs;
 constexpr auto kLongestDrainInterval = std::chrono::seconds(10);
 // One run of drains reads this many virtual servers at most, so that other work gets its turn.
 constexpr std::size_t kDrainsPerRun = 512;
+constexpr auto kConntrackInterval = std::chrono::seconds(1);
+constexpr auto kConntrackRetry = std::chrono::seconds(5);
 
 kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
   return {key.address, key.port, key.protocol, 0};
@@ -47,7 +49,7 @@ std::optional<TimePoint> Plane::next_due() const {
     next = std::min(next, probe);
   }
   if (!conntrack_due_.empty()) {
-    next = TimePoint{};  // at once
+    next = std::min(next, conntrack_next_);
   }
   return next;
 }
@@ -56,13 +58,17 @@ void Plane::run_due(TimePoint now) {
   if (!synced_) {
     return;
   }
-  clean_conntrack();
+  clean_conntrack(now);
   retry_failed(now);
   probe_schedulers(now);
   check_drains(now);
+  const bool furniture_due =
+      std::ranges::any_of(furniture_, [now](const auto& item) { return item.second.next <= now; });
   if (now >= next_audit_) {
     audit(now);
     next_audit_ = now + config_.audit_period;
+  } else if (furniture_due) {
+    check_furniture(now);
   }
 }
 
@@ -149,8 +155,8 @@ void Plane::probe_schedulers(TimePoint now) {
   }
 }
 
-void Plane::clean_conntrack() {
-  if (conntrack_due_.empty()) {
+void Plane::clean_conntrack(TimePoint now) {
+  if (conntrack_due_.empty() || now < conntrack_next_) {
     return;
   }
   const std::set<net::Protocol> protocols = std::exchange(conntrack_due_, {});
@@ -162,10 +168,16 @@ void Plane::clean_conntrack() {
   }
   const conntrack::Removed removed = conntrack::remove_stale(*kernel_.conntrack, servers);
   for (const Error& error : removed.errors) {
-    log::warn("cannot clean connection tracking", {{"error", error.text()}});
+    log::warn("cannot clean connection tracking, will retry", {{"error", error.text()}});
   }
   if (removed.count != 0) {
     log::info("removed stale flows", {{"count", removed.count}});
+  }
+  // Each clean-up reads the whole table of a family: a rollout must not have one per event.
+  conntrack_next_ = now + kConntrackInterval;
+  if (!removed.errors.empty()) {
+    conntrack_next_ = now + kConntrackRetry;
+    conntrack_due_.insert(protocols.begin(), protocols.end());
   }
 }
 
@@ -177,6 +189,11 @@ void Plane::drift(std::string_view what, std::string_view object) {
 void Plane::audit(TimePoint now) {
   std::vector<Key> changed = audit_servers(now);
   audit_claims();
+  check_furniture(now);
+  reconcile(std::move(changed), now);
+}
+
+void Plane::check_furniture(TimePoint now) {
   const auto check = [&](const std::string& part, const Status& status, std::size_t spread) {
     if (status) {
       furniture_.erase(part);
@@ -204,7 +221,6 @@ void Plane::audit(TimePoint now) {
     }
     check(part, wrote ? Status{} : fail(wrote.error()), 1);
   }
-  reconcile(std::move(changed), now);
 }
 
 std::vector<plan::VirtualServerKey> Plane::audit_servers(TimePoint /*now*/) {
@@ -292,7 +308,8 @@ void Plane::audit_claims() {
       surplus.push_back(claim);
     } else if (seen) {
       state.in_kernel = true;
-    } else {
+    } else if (state.in_kernel || claim.kind == Claim::Kind::kMember) {
+      // (An address that we have not bound waits for its virtual server, which is being retried.)
       if (state.in_kernel) {
         drift(claim.kind == Claim::Kind::kAddress ? "address" : "set member", claim.text());
       }

@@ -20,6 +20,9 @@ constexpr auto kFirstDrainInterval = std::chrono::milliseconds(250);
 // settles it. A second disagreement in the same run is somebody fighting us; that waits for a
 // retry.
 constexpr int kPasses = 3;
+// Operations of this many virtual servers are in memory at a time; the first programming of 10,000
+// would else be the peak of the whole process. Large enough that batches stay full.
+constexpr std::size_t kKeysPerBatch = 512;
 
 kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
   return {key.address, key.port, key.protocol, 0};
@@ -33,6 +36,18 @@ const std::string* scheduler_of(const kernel::Op& op) {
     return &set->server.scheduler;
   }
   return nullptr;
+}
+
+// What was draining goes on draining towards its old deadline.
+void keep_deadlines(const Known& before, Known& now) {
+  for (KnownRealServer& real : now.real_servers) {
+    const auto at =
+        std::ranges::find(before.real_servers, real.server.socket(),
+                          [](const KnownRealServer& known) { return known.server.socket(); });
+    if (at != before.real_servers.end()) {
+      real.drain_until = at->drain_until;
+    }
+  }
 }
 
 bool is_delete(const kernel::Op& op) {
@@ -82,43 +97,66 @@ void Plane::apply(const plan::Delta& delta, TimePoint now) {
 }
 
 void Plane::reconcile(std::vector<Key> keys, TimePoint now) {
-  for (int pass = 0; pass < kPasses && !keys.empty(); ++pass) {
+  for (int pass = 1; pass <= kPasses && !keys.empty(); ++pass) {
     std::ranges::sort(keys);
     keys.erase(std::ranges::unique(keys).begin(), keys.end());
     Run run{now, std::move(keys), {}, {}, {}};
     run_once(run);
-    keys = std::move(run.again);
-  }
-  for (const Key& key : keys) {
-    retries_[key].failed("the kernel's state keeps changing under us", now, std::hash<Key>{}(key));
+    keys.clear();
+    for (const auto& [key, reason] : run.again) {
+      if (pass == kPasses) {
+        retries_[key].failed("the kernel's state keeps changing under us, last: " + reason, now,
+                             std::hash<Key>{}(key));
+      } else {
+        keys.push_back(key);
+      }
+    }
   }
 }
 
 void Plane::run_once(Run& run) {
   reread(run);
   register_claims(run);
-  add_members(run);
-  program_servers(run);
-  bind_addresses(run);
+  for (std::size_t first = 0; first < run.keys.size(); first += kKeysPerBatch) {
+    const std::span<const Key> keys =
+        std::span(run.keys).subspan(first, std::min(kKeysPerBatch, run.keys.size() - first));
+    add_members(run, keys);
+    program_servers(run, keys);
+    bind_addresses(run, keys);
+  }
+  // What failed waits for its retry, with its own reason; a second look would only hide that.
+  std::erase_if(run.again, [&](const auto& item) { return run.failed.contains(item.first); });
+  release_replaced(run);
   finish_removed(run);
   drop_claims(std::move(run.released));
   after_run(run);
 }
 
 void Plane::reread(Run& run) {
+  std::optional<std::string> silent;
   for (const Key& key : run.keys) {
     Entry& entry = entries_[key];
     if (!entry.reread) {
       continue;
     }
+    if (silent) {
+      fail_key(run, key, *silent);  // each more would wait for its own deadline
+      continue;
+    }
     auto observed = kernel_.ipvs->get(id_of(key));
     if (!observed) {
+      if (observed.error().kind() == ErrorKind::kTimeout) {
+        silent = observed.error().text();
+      }
       fail_key(run, key, observed.error().text());
       continue;
     }
     const std::optional<Known> before = std::exchange(entry.known, std::nullopt);
     if (observed->has_value()) {
       entry.known = known(**observed);
+      if (before) {
+        keep_deadlines(*before, *entry.known);
+      }
     }
     entry.reread = false;
   }
@@ -133,33 +171,47 @@ void Plane::register_claims(Run& run) {
       continue;  // keeps what it has until it is out of the kernel
     }
     std::vector<Claim> wanted = claims(*entry.desired);
-    if (wanted == entry.claims) {
+    if (std::ranges::equal(wanted, std::span(entry.claims).first(entry.needed_claims))) {
       continue;
     }
     for (const Claim& claim : wanted) {
       ++claims_[claim].holders;
     }
-    for (const Claim& claim : entry.claims) {
-      --claims_[claim].holders;
-      run.released.push_back(claim);
-    }
+    entry.needed_claims = wanted.size();
+    wanted.insert(wanted.end(), entry.claims.begin(), entry.claims.end());
     entry.claims = std::move(wanted);
   }
 }
 
-void Plane::add_members(Run& run) {
+// A virtual server lets go of what it needed before only when the kernel has followed: while its
+// new members are missing, the old ones keep it masqueraded and ours.
+void Plane::release_replaced(Run& run) {
+  for (const Key& key : run.keys) {
+    Entry& entry = entries_[key];
+    if (entry.desired == nullptr || run.failed.contains(key) || run.again.contains(key)) {
+      continue;
+    }
+    for (const Claim& claim : std::span(entry.claims).subspan(entry.needed_claims)) {
+      --claims_[claim].holders;
+      run.released.push_back(claim);
+    }
+    entry.claims.resize(entry.needed_claims);
+  }
+}
+
+void Plane::add_members(Run& run, std::span<const Key> keys) {
   std::vector<Claim> missing;
   std::unordered_map<Claim, std::vector<Key>> wanted_by;
-  for (const Key& key : run.keys) {
+  for (const Key& key : keys) {
     const Entry& entry = entries_[key];
-    for (const Claim& claim : entry.claims) {
+    for (const Claim& claim : std::span(entry.claims).first(entry.needed_claims)) {
       if (claim.kind == Claim::Kind::kMember && entry.desired != nullptr &&
           !claims_[claim].in_kernel) {
-        auto& keys = wanted_by[claim];
-        if (keys.empty()) {
+        auto& waiting = wanted_by[claim];
+        if (waiting.empty()) {
           missing.push_back(claim);
         }
-        keys.push_back(key);
+        waiting.push_back(key);
       }
     }
   }
@@ -188,14 +240,19 @@ std::chrono::seconds Plane::drain_timeout_of(const Entry& entry) const {
                                   : config_.drain_timeout;
 }
 
-void Plane::program_servers(Run& run) {
+void Plane::program_servers(Run& run, std::span<const Key> keys) {
   std::vector<kernel::Op> ops;
   std::vector<const Key*> key_of_op;
-  for (const Key& key : run.keys) {
+  for (const Key& key : keys) {
     if (run.failed.contains(key)) {
       continue;
     }
-    const Entry& entry = entries_[key];
+    Entry& entry = entries_[key];
+    if (entry.desired == nullptr && excluded(key.address)) {
+      entry.known.reset();  // let go of, not removed
+      entry.reread = false;
+      continue;
+    }
     const std::optional<Desired> wanted = desired_of(entry);
     for (kernel::Op& op :
          diff(id_of(key), wanted ? &*wanted : nullptr, entry.known ? &*entry.known : nullptr)) {
@@ -221,7 +278,14 @@ void Plane::note_result(Run& run, const Key& key, const kernel::Op& op, const St
   }
   const Error& error = status.error();
   const std::string* scheduler = scheduler_of(op);
-  if (scheduler != nullptr && error.errno_value() == ENOENT && *scheduler != kFallbackScheduler) {
+  if (scheduler != nullptr && error.errno_value() == ENOENT && *scheduler == kFallbackScheduler) {
+    ++totals_.operation_errors;
+    entry.reread = true;
+    fail_key(run, key,
+             "the kernel has no scheduler rr, which is also the fallback; modprobe ip_vs_rr");
+    return;
+  }
+  if (scheduler != nullptr && error.errno_value() == ENOENT) {
     if (!missing_schedulers_.contains(*scheduler)) {
       log::error("the kernel has no such scheduler, using rr",
                  {{"scheduler", *scheduler},
@@ -229,7 +293,7 @@ void Plane::note_result(Run& run, const Key& key, const kernel::Op& op, const St
                   {"mend", "modprobe ip_vs_" + *scheduler}});
     }
     missing_schedulers_[*scheduler] = run.now + kSchedulerProbePeriod;
-    run.again.push_back(key);
+    run.again.emplace(key, error.text());
     return;
   }
   switch (error.kind()) {
@@ -239,7 +303,7 @@ void Plane::note_result(Run& run, const Key& key, const kernel::Op& op, const St
     case ErrorKind::kTimeout:
       // The kernel holds something else than we knew, or we missed its answer.
       entry.reread = true;
-      run.again.push_back(key);
+      run.again.emplace(key, error.text());
       break;
     case ErrorKind::kInvalidInput:
     case ErrorKind::kPermission:
@@ -252,19 +316,19 @@ void Plane::note_result(Run& run, const Key& key, const kernel::Op& op, const St
   }
 }
 
-void Plane::bind_addresses(Run& run) {
+void Plane::bind_addresses(Run& run, std::span<const Key> keys) {
   std::vector<Claim> missing;
   std::unordered_map<Claim, std::vector<Key>> wanted_by;
-  for (const Key& key : run.keys) {
+  for (const Key& key : keys) {
     const Entry& entry = entries_[key];
-    for (const Claim& claim : entry.claims) {
+    for (const Claim& claim : std::span(entry.claims).first(entry.needed_claims)) {
       if (claim.kind == Claim::Kind::kAddress && entry.desired != nullptr && entry.known &&
           !claims_[claim].in_kernel) {
-        auto& keys = wanted_by[claim];
-        if (keys.empty()) {
+        auto& waiting = wanted_by[claim];
+        if (waiting.empty()) {
           missing.push_back(claim);
         }
-        keys.push_back(key);
+        waiting.push_back(key);
       }
     }
   }
@@ -328,7 +392,7 @@ void Plane::drop_claims(std::vector<Claim> released) {
 void Plane::after_run(const Run& run) {
   for (const Key& key : run.keys) {
     const auto at = entries_.find(key);
-    if (!run.failed.contains(key)) {
+    if (!run.failed.contains(key) && !run.again.contains(key)) {
       retries_.erase(key);
     }
     if (at != entries_.end()) {
@@ -343,7 +407,7 @@ void Plane::after_run(const Run& run) {
     if (!arm_drains(*entry.known, wanted ? &*wanted : nullptr, run.now, drain_timeout_of(entry))) {
       drains_.erase(key);
     } else if (!drains_.contains(key)) {
-      drains_[key] = {run.now, kFirstDrainInterval};
+      drains_[key] = {run.now + kFirstDrainInterval, kFirstDrainInterval};
     }
   }
 }
@@ -406,7 +470,7 @@ std::vector<Status> Plane::apply_claims(std::span<const Claim> claims, bool add)
       claims_[claim].in_kernel = add;
       results.emplace_back();
     } else {
-      results.push_back(fail(status.error().in((add ? "add " : "remove ") + claim.text())));
+      results.emplace_back(fail(status.error().in((add ? "add " : "remove ") + claim.text())));
     }
   }
   return results;

@@ -76,9 +76,12 @@ class Plane final : public DataPlane {
   using Key = plan::VirtualServerKey;
 
   struct Entry {
-    plan::VirtualServerPtr desired;      // null: to be removed
-    std::optional<Known> known;          // nullopt: not in the kernel
-    std::vector<Claim> claims;           // what it holds; kept until it has left the kernel
+    plan::VirtualServerPtr desired;  // null: to be removed
+    std::optional<Known> known;      // nullopt: not in the kernel
+    /// What it holds: first what `desired` needs, then what it needed before and keeps until the
+    /// kernel has followed (or, to be removed, until it has left).
+    std::vector<Claim> claims;
+    std::size_t needed_claims = 0;
     std::optional<std::size_t> counted;  // real servers, as booked in the totals
     bool reread = false;                 // `known` cannot be trusted: ask the kernel first
   };
@@ -95,17 +98,20 @@ class Plane final : public DataPlane {
     TimePoint now;
     std::vector<Key> keys;
     std::set<Key> failed;
-    std::vector<Key> again;       // to be diffed once more: the kernel held something else
+    /// To be diffed once more, with the reason: the kernel held something else than we knew.
+    std::map<Key, std::string> again;
     std::vector<Claim> released;  // lost a holder in this run
   };
 
   // start.cc
   [[nodiscard]] Status ensure_furniture();
-  [[nodiscard]] Status ensure_set(const netlink::SetSpec& spec, bool& created);
+  [[nodiscard]] Status ensure_set(const netlink::SetSpec& spec);
   [[nodiscard]] Status ensure_sets();
   [[nodiscard]] Status read_members();
   [[nodiscard]] Status read_addresses();
   [[nodiscard]] Status adopt_virtual_servers();
+  void adopt(const fairlead::ipvs::ObservedVirtualServer& observed);
+  [[nodiscard]] Status mark_as_ours();
   [[nodiscard]] bool is_ours(const Key& key) const;
   [[nodiscard]] bool excluded(const net::IpAddress& address) const;
 
@@ -114,9 +120,10 @@ class Plane final : public DataPlane {
   void run_once(Run& run);
   void reread(Run& run);
   void register_claims(Run& run);
-  void add_members(Run& run);
-  void program_servers(Run& run);
-  void bind_addresses(Run& run);
+  void add_members(Run& run, std::span<const Key> keys);
+  void program_servers(Run& run, std::span<const Key> keys);
+  void bind_addresses(Run& run, std::span<const Key> keys);
+  void release_replaced(Run& run);
   void finish_removed(Run& run);
   void drop_claims(std::vector<Claim> released);
   void after_run(const Run& run);
@@ -133,8 +140,9 @@ class Plane final : public DataPlane {
   void check_drains(TimePoint now);
   void retry_failed(TimePoint now);
   void probe_schedulers(TimePoint now);
-  void clean_conntrack();
+  void clean_conntrack(TimePoint now);
   void audit(TimePoint now);
+  void check_furniture(TimePoint now);
   [[nodiscard]] std::vector<Key> audit_servers(TimePoint now);
   void audit_claims();
   void drift(std::string_view what, std::string_view object);
@@ -143,7 +151,7 @@ class Plane final : public DataPlane {
   PlaneConfig config_;
   netlink::InterfaceIndex device_{};
   bool synced_ = false;
-  bool took_over_ = false;  // our own set did not exist: kube-proxy's traces count as ours
+  bool took_over_ = false;  // our mark is not there yet: kube-proxy's traces count as ours
   std::set<net::IpAddress> node_addresses_;  // as of the last read; only for taking over
 
   std::unordered_map<Key, Entry> entries_;
@@ -154,6 +162,7 @@ class Plane final : public DataPlane {
   /// Schedulers that the kernel does not have, and when to try again.
   std::map<std::string, TimePoint, std::less<>> missing_schedulers_;
   std::set<net::Protocol> conntrack_due_;
+  TimePoint conntrack_next_;  // not before
   TimePoint next_audit_;
 
   Summary totals_;  // counters only; the rest is computed by `summary`

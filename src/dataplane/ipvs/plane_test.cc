@@ -23,7 +23,7 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
+using ::testing::UnorderedElementsAre;
 using namespace std::chrono_literals;
 
 class FakeSysctl final : public Sysctl {
@@ -237,7 +237,8 @@ TEST(Plane, ProgramsEverythingAVirtualServerNeeds) {
   EXPECT_THAT(bed.sets.member_texts("KUBE-EXTERNAL-IP"), ElementsAre("203.0.113.9,tcp:80"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-LOAD-BALANCER"), ElementsAre("192.0.2.1,tcp:80"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-NODE-PORT-TCP"), ElementsAre("30080"));
-  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), ElementsAre("192.0.2.1,tcp:30080"));
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"),
+              UnorderedElementsAre("127.0.0.1,tcp:1", "192.0.2.1,tcp:30080"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-IPVS-IPS"), ElementsAre("10.96.0.1", "203.0.113.9"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-LOOP-BACK"),
               ElementsAre("198.51.100.1,tcp:8080,198.51.100.1"));
@@ -301,7 +302,7 @@ TEST(Plane, ARestartRemovesWhatWentMeanwhile) {
   EXPECT_THAT(bed.route.address_texts("kube-ipvs0"), ElementsAre("10.96.0.1"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-CLUSTER-IP"), ElementsAre("10.96.0.1,tcp:80"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-NODE-PORT-TCP"), IsEmpty());
-  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), IsEmpty());
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), ElementsAre("127.0.0.1,tcp:1"));
   EXPECT_THAT(bed.sets.member_texts("KUBE-IPVS-IPS"), ElementsAre("10.96.0.1"));
 }
 
@@ -333,6 +334,132 @@ TEST(Plane, TakesOverFromKubeProxy) {
   ASSERT_TRUE(bed.restart());
   bed.apply({});
   EXPECT_THAT(bed.table(), ElementsAre("203.0.113.7:30080/TCP rr:")) << "not on the node: foreign";
+}
+
+TEST(Plane, ATakeoverThatIsCutShortIsDoneAgain) {
+  Bed bed;
+  ASSERT_TRUE(bed.sets.create({"KUBE-NODE-PORT-TCP", netlink::SetType::kBitmapPort}));
+  netlink::SetMember port;
+  port.port = net::Port{30080};
+  bed.sets.insert("KUBE-NODE-PORT-TCP", port);
+  kernel::VirtualServer server;
+  server.id = {*net::IpAddress::parse("192.0.2.1"), net::Port{30080}, net::Protocol::kTcp, 0};
+  ASSERT_TRUE(bed.ipvs.change(kernel::AddVirtualServer{server}));
+  bed.sets.fail_next("apply", "127.0.0.1", Fault{Error(ErrorKind::kSystem, "killed here")});
+  EXPECT_FALSE(bed.restart());
+  ASSERT_TRUE(bed.restart());  // and once more before any plan
+  ASSERT_TRUE(bed.restart());
+  bed.apply({});
+  EXPECT_THAT(bed.table(), IsEmpty());
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), ElementsAre("127.0.0.1,tcp:1"));
+  EXPECT_THAT(bed.sets.member_texts("KUBE-NODE-PORT-TCP"), IsEmpty());
+}
+
+TEST(Plane, FurnitureThatFailsIsRetriedWithoutSpinning) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  bed.apply({{make({})}, {}});
+  bed.iptables.set_fault([](std::string_view, const std::string&) -> std::optional<Fault> {
+    return Fault{Error(ErrorKind::kTimeout, "lock held"), Fault::When::kBefore};
+  });
+  bed.iptables.reset_calls();
+  for (int runs = 0; runs < 20; ++runs) {
+    bed.now = std::max(bed.now, *bed.plane->next_due());
+    bed.plane->run_due(bed.now);
+    ASSERT_GT(*bed.plane->next_due(), bed.now) << "run " << runs;
+  }
+  EXPECT_EQ(bed.plane->summary().failures.size(), 2U);
+  bed.iptables.set_fault(nullptr);
+  bed.advance(2min);
+  EXPECT_THAT(bed.plane->summary().failures, IsEmpty());
+}
+
+TEST(Plane, ARefusedVirtualServerKeepsTheKernelsReason) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  bed.ipvs.set_op_fault([](const kernel::Op& op) -> std::optional<Fault> {
+    if (std::holds_alternative<kernel::AddVirtualServer>(op)) {
+      return Fault{Error::from_errno(EINVAL, kernel::text(op))};
+    }
+    return std::nullopt;
+  });
+  bed.apply({{make({})}, {}});
+  ASSERT_EQ(bed.plane->summary().failures.size(), 1U);
+  EXPECT_THAT(bed.plane->summary().failures[0].error, HasSubstr("EINVAL"));
+  EXPECT_EQ(bed.plane->summary().failures[0].attempts, 1U);
+  bed.ipvs.set_op_fault(nullptr);
+  bed.advance(2s);
+  EXPECT_EQ(bed.table().size(), 1U);
+}
+
+TEST(Plane, AKernelWithoutRoundRobinIsNamed) {
+  Bed bed;
+  bed.ipvs.set_known_schedulers({"lc"});
+  ASSERT_TRUE(bed.restart());
+  bed.apply({{make({})}, {}});
+  ASSERT_EQ(bed.plane->summary().failures.size(), 1U);
+  EXPECT_THAT(bed.plane->summary().failures[0].error, HasSubstr("modprobe ip_vs_rr"));
+}
+
+TEST(Plane, ARereadKeepsDrainDeadlines) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  const auto both = make({.reals = {"198.51.100.1:8080", "198.51.100.2:8080"}, .drain = 60s});
+  const kernel::ServiceId id{*net::IpAddress::parse("10.96.0.1"), net::Port{80},
+                             net::Protocol::kTcp, 0};
+  bed.apply({{both}, {}});
+  bed.ipvs.set_connections(id, *net::SocketAddress::parse("198.51.100.2:8080"), 1, 0);
+  bed.apply({{make({.drain = 60s})}, {}});
+  kernel::VirtualServer other;
+  other.id = id;
+  other.scheduler = "lc";
+  bed.advance(40s);
+  ASSERT_TRUE(bed.ipvs.change(kernel::SetVirtualServer{other}));
+  bed.advance(35s);
+  EXPECT_THAT(bed.table(), ElementsAre("10.96.0.1:80/TCP rr: 198.51.100.1:8080/1"));
+}
+
+TEST(Plane, ConntrackIsCleanedAtMostOnceASecondAndRetried) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  bed.apply({});
+  bed.advance(5s);
+  bed.conntrack.reset_calls();
+  bed.conntrack.fail_next("dump", "", Fault{Error(ErrorKind::kOverflow, "lost")});
+  for (int i = 1; i <= 4; ++i) {
+    bed.apply({{make({.socket = "10.96.0.3:53",
+                      .reals = {"198.51.100." + std::to_string(i) + ":53"},
+                      .protocol = net::Protocol::kUdp})},
+               {}});
+    bed.advance(100ms);
+  }
+  EXPECT_EQ(bed.conntrack.calls("dump"), 1U);
+  bed.advance(6s);
+  EXPECT_EQ(bed.conntrack.calls("dump"), 2U);
+}
+
+TEST(Plane, AFailedChangeKeepsWhatItHad) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  bed.apply({{make({.socket = "203.0.113.9:80", .kind = plan::AddressKind::kExternalIp})}, {}});
+  bed.sets.fail_next("apply", "KUBE-LOAD-BALANCER",
+                     Fault{Error(ErrorKind::kSystem, "set is full")});
+  bed.apply({{make({.socket = "203.0.113.9:80", .kind = plan::AddressKind::kLoadBalancerIp})}, {}});
+  EXPECT_THAT(bed.sets.member_texts("KUBE-EXTERNAL-IP"), ElementsAre("203.0.113.9,tcp:80"))
+      << "still masqueraded, still ours";
+  bed.advance(2s);
+  EXPECT_THAT(bed.sets.member_texts("KUBE-LOAD-BALANCER"), ElementsAre("203.0.113.9,tcp:80"));
+  EXPECT_THAT(bed.sets.member_texts("KUBE-EXTERNAL-IP"), IsEmpty());
+}
+
+TEST(Plane, ExcludedNetworksAreLetGoOfAtRuntimeToo) {
+  Bed bed;
+  bed.config.exclude_cidrs = {*net::IpPrefix::parse("10.96.0.0/24")};
+  ASSERT_TRUE(bed.restart());
+  bed.apply({{make({})}, {}});
+  bed.apply({{}, {key("10.96.0.1:80")}});
+  bed.advance(1min);
+  EXPECT_THAT(bed.table(), ElementsAre("10.96.0.1:80/TCP rr: 198.51.100.1:8080/1"));
 }
 
 TEST(Plane, ExcludedNetworksKeepWhatTheyHave) {

@@ -132,6 +132,17 @@ std::vector<Claim> ownership_claims(const plan::VirtualServerKey& key) {
           key_claim(SetId::kNodePortSctp, key),    key_claim(SetId::kOwnedNodePorts, key)};
 }
 
+Claim owned_node_port_claim(const plan::VirtualServerKey& key) {
+  return key_claim(SetId::kOwnedNodePorts, key);
+}
+
+Claim ownership_mark(net::Family family) {
+  netlink::SetMember member;
+  member.ip = *net::IpAddress::parse(family == net::Family::kIpv4 ? "127.0.0.1" : "::1");
+  member.port = net::Port{1};
+  return member_claim(SetId::kOwnedNodePorts, family, member);
+}
+
 Claim node_port_bitmap_claim(const plan::VirtualServerKey& key) {
   const SetId set = set_of(plan::AddressKind::kNodePort, key.protocol);
   return info(set).type == SetType::kBitmapPort ? port_claim(set, key) : key_claim(set, key);

@@ -67,6 +67,11 @@ struct Claim {
 
 /// Memberships by which a virtual server found in the kernel is known to be ours.
 [[nodiscard]] std::vector<Claim> ownership_claims(const plan::VirtualServerKey& key);
+/// The node port's own entry in our set.
+[[nodiscard]] Claim owned_node_port_claim(const plan::VirtualServerKey& key);
+/// A member of our set (an address that no virtual server has) which says that the set is complete:
+/// whatever node-port virtual server is not in it, is not ours. Missing before the first start.
+[[nodiscard]] Claim ownership_mark(net::Family family);
 /// kube-proxy's only trace of a node port: the bitmap entry; for taking over from it.
 [[nodiscard]] Claim node_port_bitmap_claim(const plan::VirtualServerKey& key);
 

@@ -90,22 +90,17 @@ Status Plane::ensure_sets() {
   for (const IptablesConfig& rules : config_.families) {
     for (std::size_t i = 0; i < kSetCount; ++i) {
       const auto id = static_cast<SetId>(i);
-      bool created = false;
       const netlink::SetSpec spec{set_name(id, rules.family), info(id).type, rules.family};
-      if (Status status = ensure_set(spec, created); !status) {
+      if (Status status = ensure_set(spec); !status) {
         return status;
-      }
-      if (id == SetId::kOwnedNodePorts && created && !synced_) {
-        took_over_ = true;
       }
     }
   }
   return {};
 }
 
-Status Plane::ensure_set(const netlink::SetSpec& spec, bool& created) {
+Status Plane::ensure_set(const netlink::SetSpec& spec) {
   const Status made = kernel_.sets->create(spec);
-  created = made.has_value();
   if (made) {
     return {};
   }
@@ -127,7 +122,6 @@ Status Plane::ensure_set(const netlink::SetSpec& spec, bool& created) {
                                      "`ipset destroy` it"));
   }
   const Status again = kernel_.sets->create(spec);
-  created = again.has_value();
   return again ? Status{} : fail(again.error().in("ipset " + spec.name));
 }
 
@@ -193,6 +187,10 @@ bool Plane::is_ours(const Key& key) const {
 }
 
 Status Plane::adopt_virtual_servers() {
+  for (const IptablesConfig& rules : config_.families) {
+    const auto mark = claims_.find(ownership_mark(rules.family));
+    took_over_ = took_over_ || mark == claims_.end() || !mark->second.in_kernel;
+  }
   const auto table = kernel_.ipvs->dump();
   if (!table) {
     return fail(table.error().in("read the IPVS table"));
@@ -200,31 +198,11 @@ Status Plane::adopt_virtual_servers() {
   std::unordered_set<net::IpAddress> foreign;
   for (const kernel::ObservedVirtualServer& observed : *table) {
     const kernel::ServiceId& id = observed.server.id;
-    const Key key = key_of(id);
-    if (id.fwmark != 0 || !is_ours(key)) {
+    if (id.fwmark != 0 || !is_ours(key_of(id))) {
       foreign.insert(id.address);
-      continue;
+    } else if (!entries_.contains(key_of(id))) {  // a dump may repeat one
+      adopt(observed);
     }
-    Entry& entry = entries_[key];
-    entry.known = known(observed);
-    // It holds what marks it as ours until it has left, like any other.
-    entry.claims = ownership_claims(key);
-    entry.claims.push_back(node_port_bitmap_claim(key));
-    Claim address;
-    address.kind = Claim::Kind::kAddress;
-    address.family = key.address.family();
-    address.member.ip = key.address;
-    entry.claims.push_back(address);
-    std::ranges::sort(entry.claims);
-    entry.claims.erase(std::ranges::unique(entry.claims).begin(), entry.claims.end());
-    std::erase_if(entry.claims, [this](const Claim& claim) {
-      const auto at = claims_.find(claim);
-      return at == claims_.end() || !at->second.in_kernel;
-    });
-    for (const Claim& claim : entry.claims) {
-      ++claims_[claim].holders;
-    }
-    recount(entry);
   }
   // An address of ours that carries a foreign virtual server as well stays bound.
   std::erase_if(claims_, [&](const auto& item) {
@@ -232,6 +210,65 @@ Status Plane::adopt_virtual_servers() {
            foreign.contains(item.first.member.ip);
   });
   log::info("read the kernel's table", {{"ours", entries_.size()}, {"all", table->size()}});
+  return mark_as_ours();
+}
+
+// It holds what marks it as ours until it has left, like any other.
+void Plane::adopt(const kernel::ObservedVirtualServer& observed) {
+  const Key key = key_of(observed.server.id);
+  std::vector<Claim> held = ownership_claims(key);
+  held.push_back(node_port_bitmap_claim(key));
+  Claim address;
+  address.kind = Claim::Kind::kAddress;
+  address.family = key.address.family();
+  address.member.ip = key.address;
+  held.push_back(address);
+  std::ranges::sort(held);
+  held.erase(std::ranges::unique(held).begin(), held.end());
+  std::erase_if(held, [this](const Claim& claim) {
+    const auto at = claims_.find(claim);
+    return at == claims_.end() || !at->second.in_kernel;
+  });
+  Entry& entry = entries_[key];
+  entry.known = known(observed);
+  entry.claims = std::move(held);
+  for (const Claim& claim : entry.claims) {
+    ++claims_[claim].holders;
+  }
+  recount(entry);
+}
+
+// What was taken over by kube-proxy's bitmaps gets members of its own in our set, and only then the
+// mark that says that bitmaps need not be believed any more: a start that is cut short before it is
+// simply done again.
+Status Plane::mark_as_ours() {
+  std::vector<Claim> missing;
+  const auto hold = [&](const Claim& claim) {
+    ClaimState& state = claims_[claim];
+    ++state.holders;
+    if (!state.in_kernel) {
+      missing.push_back(claim);
+    }
+  };
+  for (auto& [key, entry] : entries_) {
+    const Claim owned = owned_node_port_claim(key);
+    const auto holds = [&claims = entry.claims](const Claim& claim) {
+      return std::ranges::find(claims, claim) != claims.end();
+    };
+    if (!holds(node_port_bitmap_claim(key)) || holds(owned)) {
+      continue;
+    }
+    hold(owned);
+    entry.claims.push_back(owned);
+  }
+  for (const IptablesConfig& rules : config_.families) {
+    hold(ownership_mark(rules.family));  // last, and for good
+  }
+  for (const Status& status : apply_claims(missing, true)) {
+    if (!status) {
+      return status;
+    }
+  }
   return {};
 }
 
