@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <array>
-#include <cstdio>
 #include <filesystem>
+#include <iostream>
 #include <span>
 #include <string>
 #include <unistd.h>
@@ -30,12 +30,12 @@ std::string host_name() {
 }
 
 int complain(const std::string& text) {
-  std::fprintf(stderr, "Error: %s\n", text.c_str());
+  std::cerr << "Error: " << text << '\n';
   return 1;
 }
 
 int print_version() {
-  std::printf("fairlead %s\n", fairlead::kVersion);
+  std::cout << "fairlead " << fairlead::kVersion << '\n';
   return 0;
 }
 
@@ -45,7 +45,7 @@ int run(const std::string& program, const std::vector<std::string>& args) {
     return complain(parsed.error().text());
   }
   if (!parsed->config) {
-    std::fputs(parsed->text.c_str(), stdout);
+    std::cout << parsed->text;
     return parsed->exit_code;
   }
   return fairlead::proxy::run(std::move(*parsed->config));
@@ -57,7 +57,7 @@ int plan(const std::vector<std::string>& args) {
     return complain(parsed.error().text());
   }
   if (!parsed->command) {
-    std::fputs(parsed->text.c_str(), stdout);
+    std::cout << parsed->text;
     return parsed->exit_code;
   }
   return fairlead::proxy::print_plan(*parsed->command);
@@ -84,9 +84,9 @@ int main(int argc, char** argv) {
     return print_version();
   }
   if (command == "help" || command == "--help" || command == "-h") {
-    std::fputs(kUsage, stdout);
+    std::cout << kUsage;
     return 0;
   }
-  std::fputs(kUsage, stderr);
+  std::cerr << kUsage;
   return complain(command.empty() ? "no command given" : "unknown command \"" + command + "\"");
 }

@@ -7,7 +7,7 @@
 namespace fairlead {
 
 void check_failed(const char* file, int line, const char* what) {
-  std::fprintf(stderr, "%s:%d: broken invariant: %s\n", file, line, what);
+  static_cast<void>(std::fprintf(stderr, "%s:%d: broken invariant: %s\n", file, line, what));
   std::abort();
 }
 

@@ -12,13 +12,13 @@ namespace {
 // The one process-wide object: a logger has to be reachable from everywhere, and spdlog's own
 // registry is one already.
 spdlog::logger& logger() {
-  static const std::shared_ptr<spdlog::logger> kInstance = [] {
+  static const std::shared_ptr<spdlog::logger> instance = [] {
     auto made = spdlog::stderr_logger_mt("fairlead");
     made->set_pattern("%Y-%m-%dT%H:%M:%S.%eZ %L %v", spdlog::pattern_time_type::utc);
     made->flush_on(spdlog::level::debug);
     return made;
   }();
-  return *kInstance;
+  return *instance;
 }
 
 spdlog::level::level_enum to_spdlog(Level level) {

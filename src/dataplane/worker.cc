@@ -2,8 +2,8 @@
 #include "dataplane/worker.h"
 
 #include <algorithm>
+#include <csignal>
 #include <pthread.h>
-#include <signal.h>
 #include <utility>
 
 namespace fairlead::dataplane {

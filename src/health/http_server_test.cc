@@ -37,7 +37,7 @@ UniqueFd connect_v4(net::Port port) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (!fd ||
       ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return UniqueFd();
+    return {};
   }
   return fd;
 }

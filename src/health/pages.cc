@@ -44,7 +44,8 @@ std::string rfc3339(std::chrono::system_clock::time_point time) {
   const auto seconds = std::chrono::floor<std::chrono::seconds>(since_epoch);
   const std::time_t whole = seconds.count();
   std::tm parts{};
-  ::gmtime_r(&whole, &parts);
+  // Fails only for a year beyond an int; nanoseconds in 64 bits reach some 292 years.
+  static_cast<void>(::gmtime_r(&whole, &parts));
   std::array<char, 32> date{};
   const std::size_t length = std::strftime(date.data(), date.size(), "%Y-%m-%dT%H:%M:%S", &parts);
   const std::string fraction = std::to_string((since_epoch - seconds).count());

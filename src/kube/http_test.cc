@@ -386,6 +386,7 @@ TEST_F(HttpTest, BrokenAnswers) {
 TEST_F(HttpTest, NobodyThere) {
   // A port that was free a moment ago; bound and not listening, so that nobody else takes it.
   const UniqueFd bound(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_GE(bound.get(), 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -404,6 +405,7 @@ TEST_F(HttpTest, NobodyThere) {
 
 TEST_F(HttpTest, NoAnswerToTheHandshake) {
   const UniqueFd silent(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_GE(silent.get(), 0);
   sockaddr_in address{};
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);

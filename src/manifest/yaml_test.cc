@@ -109,13 +109,17 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"HugeVersion", "%YAML 99999999999999.1\n---\na: 1\n", "is not YAML"}),
     case_name);
 
+std::string anchored_list(int index, const std::string& items) {
+  const std::string n = std::to_string(index);
+  return "a" + n + ": &a" + n + " [" + items + "]\n";
+}
+
 TEST(YamlBounds, Depth) {
   const std::string deep(150, '[');
   EXPECT_THAT(yaml(deep + std::string(150, ']')), HasSubstr("nested deeper than 100"));
   std::string chain = "a0: &a0 [x]\n";
   for (int i = 1; i < 150; ++i) {
-    const std::string n = std::to_string(i);
-    chain.append("a" + n + ": &a" + n + " [*a" + std::to_string(i - 1) + "]\n");
+    chain += anchored_list(i, "*a" + std::to_string(i - 1));
   }
   EXPECT_THAT(yaml(chain), HasSubstr("nested deeper than 100"));
   EXPECT_THAT(yaml(std::string(100000, '[')), HasSubstr("1:1 "));
@@ -128,8 +132,7 @@ TEST(YamlBounds, AliasBomb) {
     for (int j = 0; j < 10; ++j) {
       list += (j == 0 ? "*a" : ", *a") + std::to_string(i - 1);
     }
-    const std::string n = std::to_string(i);
-    bomb.append("a" + n + ": &a" + n + " [" + list + "]\n");
+    bomb += anchored_list(i, list);
   }
   EXPECT_THAT(yaml(bomb), HasSubstr("far too large"));
 }

@@ -11,7 +11,6 @@
 #include <prometheus/text_serializer.h>
 #include <sstream>
 #include <type_traits>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -71,14 +70,15 @@ struct Metrics::Impl {
     declare(instrument, histograms[id], prometheus::BuildHistogram(), buckets(id));
   }
   template <typename T, typename Builder, typename... Args>
-  void declare(const Instrument& instrument, Entry<T>& entry, Builder builder, Args... args) {
+  void declare(const Instrument& instrument, Entry<T>& entry, Builder builder,
+               const Args&... args) {
     FAIRLEAD_CHECK(entry.family == nullptr && "an instrument is declared once");
     entry.instrument = &instrument;
     entry.family = &builder.Name(std::string(instrument.name))
                         .Help(std::string(instrument.help))
                         .Register(registry);
     if (instrument.label_count() == 0) {
-      entry.family->Add({}, std::move(args)...);
+      entry.family->Add({}, args...);
     }
   }
 };

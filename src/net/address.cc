@@ -258,7 +258,7 @@ Result<SocketAddress> SocketAddress::parse(std::string_view text) {
 
 std::size_t std::hash<fairlead::net::IpAddress>::operator()(
     const fairlead::net::IpAddress& address) const noexcept {
-  std::size_t seed = static_cast<std::size_t>(address.family());
+  auto seed = static_cast<std::size_t>(address.family());
   const auto bytes = address.bytes();
   for (std::size_t i = 0; i < bytes.size(); i += 4) {
     std::uint32_t word = 0;

@@ -29,6 +29,10 @@ using FaultHook =
 
 class FakeBase {
  public:
+  // The hook may hold `this`.
+  FakeBase(const FakeBase&) = delete;
+  FakeBase& operator=(const FakeBase&) = delete;
+
   void set_fault(FaultHook hook) { hook_ = std::move(hook); }
   /// Fails the next call or operation for which `call` fits and whose object contains `object`.
   void fail_next(std::string call, std::string object, Fault fault) {
@@ -60,9 +64,6 @@ class FakeBase {
  protected:
   FakeBase() = default;
   ~FakeBase() = default;
-  // The hook may hold `this`.
-  FakeBase(const FakeBase&) = delete;
-  FakeBase& operator=(const FakeBase&) = delete;
 
   void count(std::string_view name, std::uint64_t by = 1) { calls_[std::string(name)] += by; }
   [[nodiscard]] std::optional<Fault> ask(std::string_view call, const std::string& object) {

@@ -147,7 +147,8 @@ INSTANTIATE_TEST_SUITE_P(
     case_name);
 
 Case addresses(std::string name, model::ModelOptions options,
-               std::initializer_list<const char*> interfaces, std::vector<std::string> want) {
+               std::initializer_list<const char*> interfaces,
+               const std::vector<std::string>& want) {
   Case out{.name = std::move(name),
            .objects = {service("ns/web").cluster("10.20.30.41").cluster("2020::1").tcp("", 1, 3)},
            .want = {"10.20.30.41:1/TCP cluster-ip:", "[2020::1]:1/TCP cluster-ip:"},
@@ -281,7 +282,7 @@ INSTANTIATE_TEST_SUITE_P(
                       "10.20.30.42:80/TCP cluster-ip: 10.180.0.2:80"}}),
     case_name);
 
-Case endpoints(std::string name, std::vector<api::EndpointSlice> slices, std::string want) {
+Case endpoints(std::string name, std::vector<api::EndpointSlice> slices, const std::string& want) {
   Case out{.name = std::move(name),
            .objects = {service("ns/web").cluster("10.20.30.41").tcp("http", 80)},
            .want = {"10.20.30.41:80/TCP cluster-ip:" + want}};

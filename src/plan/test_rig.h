@@ -41,8 +41,8 @@ class Rig {
   ~Rig() = default;
 
   template <typename... Objects>
-  plan::Delta put(Objects... objects) {
-    (put_one(std::move(objects)), ...);
+  plan::Delta put(Objects&&... objects) {
+    (put_one(std::forward<Objects>(objects)), ...);
     return update();
   }
   plan::Delta erase(api::Kind kind, std::string_view name) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "proxy/plan_command.h"
 
-#include <cstdio>
+#include <iostream>
 #include <string>
 #include <utility>
 
@@ -17,12 +17,12 @@ namespace fairlead::proxy {
 int print_plan(const config::PlanCommand& command) {
   auto options = model_options(command.config);
   if (!options) {
-    std::fprintf(stderr, "Error: %s\n", options.error().text().c_str());
+    std::cerr << "Error: " << options.error().text() << '\n';
     return 1;
   }
   manifest::Loaded loaded = manifest::load_once(manifest_options(command.config));
   for (const manifest::Problem& error : loaded.errors) {
-    std::fprintf(stderr, "%s\n", error.text().c_str());
+    std::cerr << error.text() << '\n';
   }
 
   store::Store store(command.config.node_name);
@@ -39,10 +39,8 @@ int print_plan(const config::PlanCommand& command) {
   if (store.node() != nullptr) {
     facts = model::node_facts(*store.node());
   } else {
-    std::fprintf(stderr,
-                 "note: no Node object named %s in the manifests: its addresses are unknown, so "
-                 "there are no node ports in this plan\n",
-                 command.config.node_name.c_str());
+    std::cerr << "note: no Node object named " << command.config.node_name
+              << " in the manifests: its addresses are unknown, so this plan has no node ports\n";
   }
   facts.name = command.config.node_name;
   facts.interface_addresses = facts.node_ips;
@@ -59,7 +57,7 @@ int print_plan(const config::PlanCommand& command) {
   } else {
     text = plan::print_text(whole.put, planner.problems());
   }
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::cout << text << std::flush;
   return loaded.errors.empty() ? 0 : 1;
 }
 

@@ -128,6 +128,7 @@ void Proxy::start_plane() {
   planned_facts_ = facts();
   const auto config = ipvs_config(config_, planned_facts_, has_ipv6_);
   std::vector<net::Family> families;
+  families.reserve(config.families.size());
   for (const dataplane::ipvs::IptablesConfig& rules : config.families) {
     families.push_back(rules.family);
   }

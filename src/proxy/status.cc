@@ -53,7 +53,7 @@ StatusServer::StatusServer(event::Loop& loop, const config::Config& config, View
 }
 
 Status StatusServer::open() {
-  const Status status = listen();
+  Status status = listen();
   if (status) {
     return {};
   }

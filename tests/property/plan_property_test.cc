@@ -47,19 +47,20 @@ class Choice {
 };
 
 // Few values of everything, so that things meet: names, addresses, ports, ages.
-const std::vector<std::string> kServices = {"a/s1", "a/s2", "a/s3", "b/s1", "b/s2", "b/s3"};
-const std::vector<std::string> kSlices = {"a/x1", "a/x2", "a/x3", "a/x4", "b/x1", "b/x2", "b/x3"};
-const std::vector<std::string> kAddresses = {"198.51.100.1", "198.51.100.2", "198.51.100.3",
-                                             "2001:db8::1",  "2001:db8::2",  "127.0.0.1"};
-const std::vector<std::string> kNodes = {"", "node-1", "node-2"};
-const std::vector<std::string> kPortNames = {"", "p", "q"};
-const std::vector<net::Protocol> kProtocols = {net::Protocol::kTcp, net::Protocol::kTcp,
-                                               net::Protocol::kUdp, net::Protocol::kSctp};
+const std::vector<std::string> service_names = {"a/s1", "a/s2", "a/s3", "b/s1", "b/s2", "b/s3"};
+const std::vector<std::string> slice_names = {"a/x1", "a/x2", "a/x3", "a/x4",
+                                              "b/x1", "b/x2", "b/x3"};
+const std::vector<std::string> address_texts = {"198.51.100.1", "198.51.100.2", "198.51.100.3",
+                                                "2001:db8::1",  "2001:db8::2",  "127.0.0.1"};
+const std::vector<std::string> node_names = {"", "node-1", "node-2"};
+const std::vector<std::string> port_names = {"", "p", "q"};
+const std::vector<net::Protocol> protocols = {net::Protocol::kTcp, net::Protocol::kTcp,
+                                              net::Protocol::kUdp, net::Protocol::kSctp};
 
 std::vector<net::IpAddress> some_addresses(Choice& choice, int at_most) {
   std::vector<net::IpAddress> out;
   for (int left = choice.below(at_most + 1); left > 0; --left) {
-    out.push_back(ip(choice.of(kAddresses)));
+    out.push_back(ip(choice.of(address_texts)));
   }
   return out;
 }
@@ -89,8 +90,8 @@ api::Service some_service(Choice& choice, const std::string& name) {
   }
   for (int left = choice.below(3); left >= 0; --left) {
     api::ServicePort port;
-    port.name = choice.of(kPortNames);
-    port.protocol = choice.of(kProtocols);
+    port.name = choice.of(port_names);
+    port.protocol = choice.of(protocols);
     port.port = test::port(80 + choice.below(2));
     port.node_port = test::port(choice.one_in(2) ? 0 : 80 + choice.below(3));
     out.ports.push_back(std::move(port));
@@ -118,16 +119,16 @@ api::EndpointSlice some_slice(Choice& choice, const std::string& name) {
   out.family = choice.one_in(4) ? net::Family::kIpv6 : net::Family::kIpv4;
   for (int left = choice.below(3); left >= 0; --left) {
     out.ports.push_back(
-        {choice.of(kPortNames), choice.of(kProtocols), test::port(8080 + choice.below(2))});
+        {choice.of(port_names), choice.of(protocols), test::port(8080 + choice.below(2))});
   }
   for (int left = choice.below(5); left > 0; --left) {
     api::Endpoint endpoint;
     const std::string last = std::to_string(choice.below(4));
     endpoint.address = ip((out.family == net::Family::kIpv4 ? "10.1.0." : "2001:db8:1::") + last);
     if (choice.one_in(12)) {
-      endpoint.address = ip(choice.of(kAddresses));
+      endpoint.address = ip(choice.of(address_texts));
     }
-    endpoint.node_name = choice.of(kNodes);
+    endpoint.node_name = choice.of(node_names);
     endpoint.ready = !choice.one_in(4);
     endpoint.serving = endpoint.ready || choice.one_in(2);
     endpoint.terminating = !endpoint.ready && choice.one_in(2);
@@ -164,7 +165,7 @@ std::string describe(const api::Service& service) {
            std::string(net::text(port.protocol)) + ":" + std::to_string(number(port.node_port));
   }
   for (const auto& [name, value] : service.meta.annotations) {
-    out += " " + name + "=" + value;
+    out.append(" ").append(name).append("=").append(value);
   }
   out += service.headless ? " headless" : "";
   out += service.meta.labels.empty() ? "" : " other-proxy";
@@ -237,14 +238,14 @@ class Machine {
     switch (choice.below(20)) {
       case 0:
       case 1: {
-        const std::string& name = choice.of(kServices);
+        const std::string& name = choice.of(service_names);
         note("erase service " + name);
         store_.erase(api::Kind::kService, key(name));
         break;
       }
       case 2:
       case 3: {
-        const std::string& name = choice.of(kSlices);
+        const std::string& name = choice.of(slice_names);
         note("erase slice " + name);
         store_.erase(api::Kind::kEndpointSlice, key(name));
         break;
@@ -252,7 +253,7 @@ class Machine {
       case 4: {
         note("replace services:");
         store_.replace_begin(api::Kind::kService);
-        for (const std::string& name : kServices) {
+        for (const std::string& name : service_names) {
           if (const api::Service* old = store_.service(key(name)); old != nullptr) {
             if (choice.one_in(2)) {
               note("  same " + name);
@@ -270,7 +271,7 @@ class Machine {
       case 5: {
         note("replace slices:");
         store_.replace_begin(api::Kind::kEndpointSlice);
-        for (const std::string& name : kSlices) {
+        for (const std::string& name : slice_names) {
           if (choice.one_in(2)) {
             const api::EndpointSlice slice = some_slice(choice, name);
             note("  " + describe(slice));
@@ -294,13 +295,13 @@ class Machine {
       case 10:
       case 11:
       case 12: {
-        const api::EndpointSlice slice = some_slice(choice, choice.of(kSlices));
+        const api::EndpointSlice slice = some_slice(choice, choice.of(slice_names));
         note(describe(slice));
         store_.put(slice);
         break;
       }
       default: {
-        const api::Service service = some_service(choice, choice.of(kServices));
+        const api::Service service = some_service(choice, choice.of(service_names));
         note(describe(service));
         store_.put(service);
         break;

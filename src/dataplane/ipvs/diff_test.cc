@@ -10,7 +10,6 @@ namespace fairlead::dataplane::ipvs {
 namespace {
 
 namespace kernel = fairlead::ipvs;
-using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using namespace std::chrono_literals;
 
@@ -33,6 +32,7 @@ kernel::VirtualServer server(const kernel::ServiceId& service_id,
 
 Known known_of(const kernel::VirtualServer& made, const std::vector<kernel::RealServer>& reals) {
   Known state{made, {}};
+  state.real_servers.reserve(reals.size());
   for (const kernel::RealServer& r : reals) {
     state.real_servers.push_back({r, std::nullopt});
   }

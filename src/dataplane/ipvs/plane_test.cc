@@ -159,6 +159,7 @@ struct Bed {
     for (const auto& server : ipvs.table()) {
       std::string line = server.server.id.text() + " " + server.server.scheduler + ":";
       std::vector<std::string> reals;
+      reals.reserve(server.real_servers.size());
       for (const auto& real : server.real_servers) {
         reals.push_back(real.server.socket().text() + "/" + std::to_string(real.server.weight));
       }
@@ -211,6 +212,7 @@ plan::VirtualServerPtr make(const Make& m) {
     policy.servers = shared;
   }
   std::vector<net::SocketAddress> hairpin;
+  hairpin.reserve(m.hairpin.size());
   for (const std::string& text : m.hairpin) {
     hairpin.push_back(*net::SocketAddress::parse(text));
   }
