@@ -20,8 +20,8 @@
 // "the n-th", and the n-th moves when an earlier one comes or goes. One virtual server and its real
 // servers print as one record, so these belong together. Hence dump() compares the two lists of
 // virtual servers; if one has what the other lacks, somebody else changed the table meanwhile and
-// both are read again, a few times. What /proc still lacks then is asked one by one. A change of real
-// servers alone during the reading shows or does not, as with any reader.
+// both are read again, a few times. What /proc still lacks then is asked one by one. A change of
+// real servers alone during the reading shows or does not, as with any reader.
 #pragma once
 
 #include <chrono>
