@@ -14,9 +14,10 @@ struct Unit {
   double nanoseconds;
 };
 // Longer names first where one begins like another.
-constexpr std::array<Unit, 7> kUnits = {{{"ns", 1},
+constexpr std::array<Unit, 8> kUnits = {{{"ns", 1},
                                          {"us", 1e3},
                                          {"\u00b5s", 1e3},
+                                         {"\u03bcs", 1e3},
                                          {"ms", 1e6},
                                          {"s", 1e9},
                                          {"m", 60e9},

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
+#include "base/duration.h"
 #include "base/text.h"
 
 namespace fairlead::model {
@@ -33,45 +33,6 @@ constexpr std::array<FlagName, 7> kFlagNames = {{{"sh-fallback", "sh", kSched1},
                                                  {"flag-3", "", kSched3}}};
 
 std::string quoted(std::string_view text) { return "\"" + std::string(text) + "\""; }
-
-struct Unit {
-  std::string_view name;
-  double seconds;
-};
-// Longer names first where one begins another.
-constexpr std::array<Unit, 8> kUnits = {{{"ns", 1e-9},
-                                         {"us", 1e-6},
-                                         {"\u00b5s", 1e-6},
-                                         {"\u03bcs", 1e-6},
-                                         {"ms", 1e-3},
-                                         {"s", 1},
-                                         {"m", 60},
-                                         {"h", 3600}}};
-
-/// Reads `1.5` off the front; empty without a digit.
-std::optional<double> take_decimal(std::string_view& text) {
-  double value = 0;
-  double place = 0;  // 0 before the point
-  bool digits = false;
-  while (!text.empty()) {
-    const char c = text.front();
-    if (c == '.' && place == 0) {
-      place = 1;
-    } else if (c >= '0' && c <= '9') {
-      digits = true;
-      if (place == 0) {
-        value = (value * 10) + (c - '0');
-      } else {
-        place /= 10;
-        value += place * (c - '0');
-      }
-    } else {
-      break;
-    }
-    text.remove_prefix(1);
-  }
-  return digits ? std::optional(value) : std::nullopt;
-}
 
 const std::string* find(const api::Labels& annotations, const std::string& name) {
   const auto found = annotations.find(name);
@@ -139,36 +100,6 @@ std::string scheduler_flags_text(const Scheduler& scheduler) {
     }
   }
   return out;
-}
-
-Result<std::chrono::seconds> parse_duration(std::string_view text) {
-  const auto bad = [&] {
-    return fail(ErrorKind::kInvalidInput,
-                quoted(text) + " is not a duration such as 30s, 1m30s or 2h");
-  };
-  if (text == "0") {
-    return std::chrono::seconds(0);
-  }
-  if (text.empty()) {
-    return bad();
-  }
-  double seconds = 0;
-  for (std::string_view left = text; !left.empty();) {
-    const auto value = take_decimal(left);
-    const auto* const unit = std::ranges::find_if(
-        kUnits, [&](const Unit& candidate) { return left.starts_with(candidate.name); });
-    if (!value || unit == kUnits.end()) {
-      return bad();
-    }
-    left.remove_prefix(unit->name.size());
-    seconds += *value * unit->seconds;
-  }
-  // A hair less, so that 0.1 + 0.2 and its like do not round up to a second too many.
-  const double whole = std::ceil(seconds - 1e-10);
-  if (whole > 1e15) {
-    return fail(ErrorKind::kInvalidInput, quoted(text) + " is too long");
-  }
-  return std::chrono::seconds(static_cast<std::int64_t>(whole));
 }
 
 Result<Weights> Weights::parse(std::string_view text) {
@@ -266,10 +197,10 @@ ServiceSettings read_annotations(const api::Service& service, const Scheduler& d
       found.value != nullptr) {
     if (const auto timeout = parse_duration(trim(*found.value)); !timeout) {
       problem(found.field, timeout.error().text());
-    } else if (*timeout > kMaxDrain) {
+    } else if (std::chrono::ceil<std::chrono::seconds>(*timeout) > kMaxDrain) {
       problem(found.field, quoted(*found.value) + " is too long; 720h is the most");
     } else {
-      settings.drain_timeout = *timeout;
+      settings.drain_timeout = std::chrono::ceil<std::chrono::seconds>(*timeout);
     }
   }
   if (const Found found = first_of(annotations, {"fairlead.io/one-packet"});

@@ -43,9 +43,6 @@ namespace fairlead::model {
 /// The names that ipvsadm prints: `sh-fallback,sh-port`, `flag-1`; empty without flags.
 [[nodiscard]] std::string scheduler_flags_text(const Scheduler& scheduler);
 
-/// As Go's time.ParseDuration, not negative, rounded up to whole seconds.
-[[nodiscard]] Result<std::chrono::seconds> parse_duration(std::string_view text);
-
 class Weights {
  public:
   static constexpr std::uint32_t kMax = 65535;

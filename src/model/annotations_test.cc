@@ -54,40 +54,6 @@ TEST(Scheduler, Flags) {
   }
 }
 
-TEST(Duration, AsGoWritesIt) {
-  struct Case {
-    std::string text;
-    std::optional<int> seconds;
-  };
-  for (const Case& c : std::vector<Case>{{"0", 0},
-                                         {"30s", 30},
-                                         {"1m30s", 90},
-                                         {"1.5h", 5400},
-                                         {"2h45m", 9900},
-                                         {".5m", 30},
-                                         {"500ms", 1},
-                                         {"1500ms", 2},
-                                         {"0.1s0.9s", 1},
-                                         {"1\u00b5s", 1},
-                                         {"1ns", 1},
-                                         {"0s", 0},
-                                         {"", std::nullopt},
-                                         {"30", std::nullopt},
-                                         {"s", std::nullopt},
-                                         {"-1s", std::nullopt},
-                                         {"1 s", std::nullopt},
-                                         {"1d", std::nullopt},
-                                         {".s", std::nullopt},
-                                         {"1s2", std::nullopt},
-                                         {"99999999999999999999h", std::nullopt}}) {
-    const auto duration = parse_duration(c.text);
-    EXPECT_EQ(duration.has_value(), c.seconds.has_value()) << c.text;
-    if (duration && c.seconds) {
-      EXPECT_EQ(duration->count(), *c.seconds) << c.text;
-    }
-  }
-}
-
 TEST(Weights, MostSpecificWins) {
   const auto weights =
       Weights::parse("node-1=7, 10.1.0.0/16=3, 10.1.1.0/24=4,10.1.1.1=0, 2001:db8::1=9,").value();

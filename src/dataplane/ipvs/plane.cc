@@ -120,9 +120,9 @@ void Plane::run_once(Run& run) {
   for (std::size_t first = 0; first < run.keys.size(); first += kKeysPerBatch) {
     const std::span<const Key> keys =
         std::span(run.keys).subspan(first, std::min(kKeysPerBatch, run.keys.size() - first));
-    add_members(run, keys);
+    acquire_claims(run, keys, Claim::Kind::kMember);
     program_servers(run, keys);
-    bind_addresses(run, keys);
+    acquire_claims(run, keys, Claim::Kind::kAddress);
   }
   // What failed waits for its retry, with its own reason; a second look would only hide that.
   std::erase_if(run.again, [&](const auto& item) { return run.failed.contains(item.first); });
@@ -199,14 +199,17 @@ void Plane::release_replaced(Run& run) {
   }
 }
 
-void Plane::add_members(Run& run, std::span<const Key> keys) {
+void Plane::acquire_claims(Run& run, std::span<const Key> keys, Claim::Kind kind) {
   std::vector<Claim> missing;
   std::unordered_map<Claim, std::vector<Key>> wanted_by;
   for (const Key& key : keys) {
     const Entry& entry = entries_[key];
+    // An address is bound when its virtual server is there to answer.
+    if (entry.desired == nullptr || (kind == Claim::Kind::kAddress && !entry.known)) {
+      continue;
+    }
     for (const Claim& claim : std::span(entry.claims).first(entry.needed_claims)) {
-      if (claim.kind == Claim::Kind::kMember && entry.desired != nullptr &&
-          !claims_[claim].in_kernel) {
+      if (claim.kind == kind && !claims_[claim].in_kernel) {
         auto& waiting = wanted_by[claim];
         if (waiting.empty()) {
           missing.push_back(claim);
@@ -216,10 +219,10 @@ void Plane::add_members(Run& run, std::span<const Key> keys) {
     }
   }
   const std::vector<Status> results = apply_claims(missing, true);
-  for (std::size_t i = 0; i < missing.size(); ++i) {
-    if (!results[i]) {
-      for (const Key& key : wanted_by[missing[i]]) {
-        fail_key(run, key, results[i].error().text());
+  for (std::size_t n = 0; n < missing.size(); ++n) {
+    if (!results[n]) {
+      for (const Key& key : wanted_by[missing[n]]) {
+        fail_key(run, key, results[n].error().text());
       }
     }
   }
@@ -313,32 +316,6 @@ void Plane::note_result(Run& run, const Key& key, const kernel::Op& op, const St
       entry.reread = true;  // the retry starts from what is really there
       fail_key(run, key, error.text());
       break;
-  }
-}
-
-void Plane::bind_addresses(Run& run, std::span<const Key> keys) {
-  std::vector<Claim> missing;
-  std::unordered_map<Claim, std::vector<Key>> wanted_by;
-  for (const Key& key : keys) {
-    const Entry& entry = entries_[key];
-    for (const Claim& claim : std::span(entry.claims).first(entry.needed_claims)) {
-      if (claim.kind == Claim::Kind::kAddress && entry.desired != nullptr && entry.known &&
-          !claims_[claim].in_kernel) {
-        auto& waiting = wanted_by[claim];
-        if (waiting.empty()) {
-          missing.push_back(claim);
-        }
-        waiting.push_back(key);
-      }
-    }
-  }
-  const std::vector<Status> results = apply_claims(missing, true);
-  for (std::size_t i = 0; i < missing.size(); ++i) {
-    if (!results[i]) {
-      for (const Key& key : wanted_by[missing[i]]) {
-        fail_key(run, key, results[i].error().text());
-      }
-    }
   }
 }
 

@@ -120,9 +120,8 @@ class Plane final : public DataPlane {
   void run_once(Run& run);
   void reread(Run& run);
   void register_claims(Run& run);
-  void add_members(Run& run, std::span<const Key> keys);
+  void acquire_claims(Run& run, std::span<const Key> keys, Claim::Kind kind);
   void program_servers(Run& run, std::span<const Key> keys);
-  void bind_addresses(Run& run, std::span<const Key> keys);
   void release_replaced(Run& run);
   void finish_removed(Run& run);
   void drop_claims(std::vector<Claim> released);
