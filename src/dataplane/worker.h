@@ -33,7 +33,7 @@ class Worker {
   Worker(event::Loop& control, Factory factory, Events events);
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
-  /// Finishes the run at hand, drops the mailbox and joins. The kernel keeps its state.
+  /// Finishes what was submitted and joins. The kernel keeps its state.
   ~Worker();
 
   /// The first delta must be the whole plan. `generation` comes back in Summary once applied.

@@ -22,16 +22,13 @@ namespace {
 
 prometheus::Histogram::BucketBoundaries buckets(Histogram id) {
   switch (id) {
-    case Histogram::kSyncDuration:
-    case Histogram::kConntrackSyncDuration: {
+    case Histogram::kSyncDuration: {
       prometheus::Histogram::BucketBoundaries bounds;
       for (double bound = 0.001; bounds.size() < 15; bound *= 2) {
         bounds.push_back(bound);
       }
       return bounds;
     }
-    case Histogram::kApiRequestDuration:
-      return {0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60};
   }
   return {};
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // All instruments of the program, declared in one table (instruments.cc), and their values. Names
-// that dashboards of kube-proxy know are kept; our own begin with `fairlead_`.
+// that dashboards of kube-proxy know are kept; our own begin with `fairlead_`. An instrument joins
+// the table with the code that feeds it: one that stays at 0 would tell a dashboard a lie.
 //
 // `Metrics` is made once by main and passed by reference; its functions may be called from any
 // thread. An instrument without labels shows from the start, one with labels after its first value.
@@ -18,23 +19,15 @@
 namespace fairlead::metrics {
 
 enum class Counter {
-  kServiceChanges,
-  kEndpointChanges,
-  kIptablesRestoreFailures,
-  kHealthzAnswers,  // code
-  kLivezAnswers,    // code
-  kConntrackDeletedEntries,
-  kApiRequests,          // code, method, host
+  kHealthzAnswers,       // code
+  kLivezAnswers,         // code
   kDriftRepaired,        // kind
   kDataplaneOperations,  // result
-  kSourceErrors,         // source
 };
 
 enum class Gauge {
   kLastSyncTime,        // Unix seconds
   kLastSyncQueuedTime,  // Unix seconds
-  kServiceChangesPending,
-  kEndpointChangesPending,
   kFailedKeys,
   kVirtualServers,
   kRealServers,
@@ -44,8 +37,6 @@ enum class Gauge {
 /// All in seconds.
 enum class Histogram {
   kSyncDuration,
-  kConntrackSyncDuration,
-  kApiRequestDuration,  // verb, host
 };
 
 using Id = std::variant<Counter, Gauge, Histogram>;

@@ -20,7 +20,7 @@ TEST(Metrics, WithoutLabelsShowsFromTheStart) {
   const std::string text = metrics.text();
   EXPECT_THAT(
       text,
-      AllOf(HasSubstr("# HELP fairlead_failed_keys Virtual servers whose"),
+      AllOf(HasSubstr("# HELP fairlead_failed_keys Objects whose"),
             HasSubstr("# TYPE fairlead_failed_keys gauge\nfairlead_failed_keys 0\n"),
             HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.001\"} 0\n"),
             HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"16.384\"} 0\n"),
@@ -33,25 +33,22 @@ TEST(Metrics, WithoutLabelsShowsFromTheStart) {
 
 TEST(Metrics, ValuesAndLabels) {
   Metrics metrics;
-  metrics.add(Counter::kServiceChanges);
-  metrics.add(Counter::kServiceChanges, 4);
+  metrics.add(Counter::kHealthzAnswers, 1, {"200"});
+  metrics.add(Counter::kHealthzAnswers, 4, {"200"});
   metrics.add(Counter::kDataplaneOperations, 2, {"ok"});
   metrics.add(Counter::kDataplaneOperations, 3, {"error"});
   metrics.add(Counter::kDataplaneOperations, 1, {"ok"});
   metrics.set(Gauge::kRealServers, 7);
   metrics.set(Gauge::kRealServers, 5);
   metrics.observe(Histogram::kSyncDuration, 0.003);
-  metrics.observe(Histogram::kApiRequestDuration, 0.3, {"GET", "192.0.2.1:6443"});
   EXPECT_THAT(
       metrics.text(),
-      AllOf(HasSubstr("\nkubeproxy_sync_proxy_rules_service_changes_total 5\n"),
+      AllOf(HasSubstr("\nkubeproxy_proxy_healthz_total{code=\"200\"} 5\n"),
             HasSubstr("\nfairlead_dataplane_operations_total{result=\"error\"} 3\n"
                       "fairlead_dataplane_operations_total{result=\"ok\"} 3\n"),
             HasSubstr("\nfairlead_real_servers 5\n"),
             HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.002\"} 0\n"),
-            HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1\n"),
-            HasSubstr("rest_client_request_duration_seconds_bucket{host=\"192.0.2.1:6443\",verb="
-                      "\"GET\",le=\"0.5\"} 1\n")));
+            HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"} 1\n")));
 }
 
 TEST(Metrics, EveryInstrumentIsDeclaredOnceAndExplained) {
@@ -66,10 +63,10 @@ TEST(Metrics, EveryInstrumentIsDeclaredOnceAndExplained) {
     }
   }
   // A new enumerator without a line in the table would abort at its first use.
-  EXPECT_TRUE(ids.contains(Counter::kSourceErrors));
-  EXPECT_EQ(ids.size(), static_cast<std::size_t>(Counter::kSourceErrors) + 1 +
+  EXPECT_TRUE(ids.contains(Counter::kDataplaneOperations));
+  EXPECT_EQ(ids.size(), static_cast<std::size_t>(Counter::kDataplaneOperations) + 1 +
                             static_cast<std::size_t>(Gauge::kDrainingRealServers) + 1 +
-                            static_cast<std::size_t>(Histogram::kApiRequestDuration) + 1);
+                            static_cast<std::size_t>(Histogram::kSyncDuration) + 1);
 }
 
 TEST(MetricsDeath, WrongNumberOfLabels) {
@@ -85,7 +82,7 @@ TEST(Metrics, FromManyThreads) {
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&] {
         for (int n = 0; n < 1000; ++n) {
-          metrics.add(Counter::kSourceErrors, 1, {n % 2 == 0 ? "api" : "manifests"});
+          metrics.add(Counter::kDataplaneOperations, 1, {n % 2 == 0 ? "ok" : "error"});
           metrics.observe(Histogram::kSyncDuration, 0.1);
           if (n % 100 == 0) {
             EXPECT_FALSE(metrics.text().empty());
@@ -95,8 +92,8 @@ TEST(Metrics, FromManyThreads) {
     }
   }
   EXPECT_THAT(metrics.text(),
-              AllOf(HasSubstr("fairlead_source_errors_total{source=\"api\"} 2000\n"),
-                    HasSubstr("fairlead_source_errors_total{source=\"manifests\"} 2000\n"),
+              AllOf(HasSubstr("fairlead_dataplane_operations_total{result=\"ok\"} 2000\n"),
+                    HasSubstr("fairlead_dataplane_operations_total{result=\"error\"} 2000\n"),
                     HasSubstr("kubeproxy_sync_proxy_rules_duration_seconds_count 4000\n")));
 }
 

@@ -95,6 +95,9 @@ void StatusServer::started(const std::vector<net::Family>& families) {
 
 void StatusServer::planned(std::uint64_t generation) {
   planned_ = generation;
+  if (!sync_began_) {
+    sync_began_ = loop_.now();
+  }
   metrics_.set(metrics::Gauge::kLastSyncQueuedTime, unix_seconds());
   for (const net::Family family : families_) {
     health_.queued(family, now());
@@ -105,6 +108,10 @@ void StatusServer::applied(const dataplane::Summary& summary) {
   using metrics::Counter;
   using metrics::Gauge;
   if (summary.generation == planned_) {
+    if (sync_began_) {
+      const std::chrono::duration<double> took = loop_.now() - *std::exchange(sync_began_, {});
+      metrics_.observe(metrics::Histogram::kSyncDuration, took.count());
+    }
     for (const net::Family family : families_) {
       health_.synced(family, now());
     }

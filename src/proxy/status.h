@@ -63,6 +63,7 @@ class StatusServer {
   health::SyncHealth health_;
   std::vector<net::Family> families_;
   std::uint64_t planned_ = 0;
+  std::optional<event::TimePoint> sync_began_;  // of the oldest change not yet answered
   dataplane::Summary summary_;
   std::vector<Listener> listeners_;
   event::BoundedRunner retry_;

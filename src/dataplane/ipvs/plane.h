@@ -150,7 +150,7 @@ class Plane final : public DataPlane {
   PlaneConfig config_;
   netlink::InterfaceIndex device_{};
   bool synced_ = false;
-  bool took_over_ = false;  // our mark is not there yet: kube-proxy's traces count as ours
+  std::set<net::Family> taking_over_;  // our mark is missing: kube-proxy's traces count as ours
   std::set<net::IpAddress> node_addresses_;  // as of the last read; only for taking over
 
   std::unordered_map<Key, Entry> entries_;

@@ -182,14 +182,16 @@ bool Plane::is_ours(const Key& key) const {
   if (std::ranges::any_of(ownership_claims(key), in_kernel)) {
     return true;
   }
-  return took_over_ && node_addresses_.contains(key.address) &&
+  return taking_over_.contains(key.address.family()) && node_addresses_.contains(key.address) &&
          in_kernel(node_port_bitmap_claim(key));
 }
 
 Status Plane::adopt_virtual_servers() {
   for (const IptablesConfig& rules : config_.families) {
     const auto mark = claims_.find(ownership_mark(rules.family));
-    took_over_ = took_over_ || mark == claims_.end() || !mark->second.in_kernel;
+    if (mark == claims_.end() || !mark->second.in_kernel) {
+      taking_over_.insert(rules.family);
+    }
   }
   const auto table = kernel_.ipvs->dump();
   if (!table) {
@@ -255,7 +257,8 @@ Status Plane::mark_as_ours() {
     const auto holds = [&claims = entry.claims](const Claim& claim) {
       return std::ranges::find(claims, claim) != claims.end();
     };
-    if (!holds(node_port_bitmap_claim(key)) || holds(owned)) {
+    if (!taking_over_.contains(key.address.family()) || !holds(node_port_bitmap_claim(key)) ||
+        holds(owned)) {
       continue;
     }
     hold(owned);
