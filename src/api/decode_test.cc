@@ -218,7 +218,6 @@ TEST(DecodeSlice, EveryField) {
     }])"));
   EndpointSlice want;
   want.meta.key = {.ns = "shop", .name = "web-1"};
-  want.meta.labels = {{"kubernetes.io/service-name", "web"}};
   want.service_name = "web";
   want.ports = {{.name = "http", .protocol = Protocol::kTcp, .port = Port{8080}},
                 {.name = "dns", .protocol = Protocol::kUdp, .port = Port{5353}}};

@@ -366,11 +366,15 @@ bool read_metadata(Reader& reader, const Parts& parts, NameRules rules, Meta& me
   return ok && required(reader, "name", !meta.key.name.empty(), "give the object a name");
 }
 
+/// Its owner is all that a slice's metadata has to say.
 void set_service_name(EndpointSlice& slice) {
   if (const auto owner = slice.meta.labels.find("kubernetes.io/service-name");
       owner != slice.meta.labels.end()) {
     slice.service_name = owner->second;
   }
+  Meta kept;
+  kept.key = std::move(slice.meta.key);
+  slice.meta = std::move(kept);
 }
 
 bool decode_slice(Reader& reader, const Parts& parts, bool v1beta1, EndpointSlice& out) {

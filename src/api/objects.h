@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -27,6 +28,10 @@ struct ObjectKey {
   [[nodiscard]] std::string text() const { return ns.empty() ? name : ns + "/" + name; }
   friend auto operator<=>(const ObjectKey&, const ObjectKey&) = default;
 };
+
+/// An object with several holders, none of which changes it.
+template <typename Object>
+using Shared = std::shared_ptr<const Object>;
 
 using Labels = std::map<std::string, std::string>;
 
@@ -104,8 +109,8 @@ struct EndpointPort {
   friend bool operator==(const EndpointPort&, const EndpointPort&) = default;
 };
 
-/// One slice of one family. Slices of type FQDN, ports without a number and endpoints of the wrong
-/// family are left out by the decoder.
+/// One slice of one family. Of its metadata only the key and the service's name are kept. Slices of
+/// type FQDN, ports without a number and endpoints of the wrong family are left out by the decoder.
 struct EndpointSlice {
   Meta meta;
   std::string service_name;  // label kubernetes.io/service-name; same namespace

@@ -33,8 +33,10 @@ class Sink {
   Sink& operator=(const Sink&) = delete;
   virtual ~Sink() = default;
 
-  virtual void put(Service service) = 0;
-  virtual void put(EndpointSlice slice) = 0;
+  // Never null. Shared, for services and slices are what a cluster's objects weigh, and the
+  // manifest source must hold on to its own.
+  virtual void put(Shared<Service> service) = 0;
+  virtual void put(Shared<EndpointSlice> slice) = 0;
   virtual void put(Node node) = 0;
   virtual void erase(Kind kind, const ObjectKey& key) = 0;
   virtual void replace_begin(Kind kind) = 0;

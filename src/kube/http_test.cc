@@ -519,8 +519,8 @@ TEST_F(HttpTest, MissingFilesAreNamed) {
 
 class NameSink : public api::Sink {
  public:
-  void put(api::Service service) override { names.insert(service.meta.key.text()); }
-  void put(api::EndpointSlice) override {}
+  void put(api::Shared<api::Service> service) override { names.insert(service->meta.key.text()); }
+  void put(api::Shared<api::EndpointSlice>) override {}
   void put(api::Node) override {}
   void erase(api::Kind, const api::ObjectKey& key) override { names.erase(key.text()); }
   void replace_begin(api::Kind) override {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -52,6 +53,15 @@ std::optional<api::ObjectKey> key_in(std::string_view object) {
     return api::ObjectKey{"", std::string(text)};
   }
   return api::ObjectKey{std::string(text.substr(0, slash)), std::string(text.substr(slash + 1))};
+}
+
+/// Selector and labels are for the controllers; the one label that is read hands the service to
+/// another proxy. What is dropped costs no memory, and its change makes nothing dirty.
+void keep_what_is_read(api::Service& service) {
+  std::erase_if(service.meta.labels, [](const auto& label) {
+    return label.first != "service.kubernetes.io/service-proxy-name";
+  });
+  service.selector.clear();
 }
 
 std::int64_t in_ms(event::Duration duration) {
@@ -445,8 +455,12 @@ void Reflector::put(api::AnyObject object) {
   std::visit(
       [this](auto&& value) {
         using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, api::Service> || std::is_same_v<T, api::EndpointSlice> ||
-                      std::is_same_v<T, api::Node>) {
+        if constexpr (std::is_same_v<T, api::Service>) {
+          keep_what_is_read(value);
+        }
+        if constexpr (std::is_same_v<T, api::Service> || std::is_same_v<T, api::EndpointSlice>) {
+          shared_.sink.put(std::make_shared<const T>(std::forward<decltype(value)>(value)));
+        } else if constexpr (std::is_same_v<T, api::Node>) {
           shared_.sink.put(std::forward<decltype(value)>(value));
         }
       },

@@ -20,6 +20,7 @@ using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Pair;
 
 /// The network: what was asked, and the test answers when it likes.
 class FakeTransport : public Transport {
@@ -64,8 +65,11 @@ class FakeTransport : public Transport {
 /// Notes calls as text, and keeps what a store would.
 class FakeSink : public api::Sink {
  public:
-  void put(api::Service service) override { put_key(service.meta); }
-  void put(api::EndpointSlice slice) override { put_key(slice.meta); }
+  void put(api::Shared<api::Service> service) override {
+    put_key(service->meta);
+    last_service = std::move(service);
+  }
+  void put(api::Shared<api::EndpointSlice> slice) override { put_key(slice->meta); }
   void put(api::Node node) override { put_key(node.meta); }
   void erase(api::Kind kind, const api::ObjectKey& key) override {
     calls.push_back("erase " + std::string(api::text(kind)) + " " + key.text());
@@ -82,6 +86,7 @@ class FakeSink : public api::Sink {
   std::vector<std::string> take() { return std::exchange(calls, {}); }
 
   std::vector<std::string> calls;
+  api::Shared<api::Service> last_service;
   std::map<std::string, std::string> held;  // uid by key
 
  private:
@@ -208,6 +213,16 @@ TEST_F(ReflectorTest, ListsThenWatches) {
   EXPECT_TRUE(asked("watch=1&resourceVersion=160"));
   EXPECT_TRUE(reflector_.status().watching);
   EXPECT_THAT(sink_.take(), IsEmpty());
+}
+
+TEST_F(ReflectorTest, WhatNobodyReadsIsDropped) {
+  answer(list("100", {R"({"metadata":{"namespace":"shop","name":"a","labels":{"app":"a",
+      "service.kubernetes.io/service-proxy-name":"other"}},
+      "spec":{"selector":{"app":"a"},"ports":[{"port":80}]}})"}));
+  ASSERT_NE(sink_.last_service, nullptr);
+  EXPECT_TRUE(sink_.last_service->selector.empty());
+  EXPECT_THAT(sink_.last_service->meta.labels,
+              ElementsAre(Pair("service.kubernetes.io/service-proxy-name", "other")));
 }
 
 TEST_F(ReflectorTest, GoneLeadsToAWholeListThatReplaces) {

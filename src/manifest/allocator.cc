@@ -157,8 +157,8 @@ Allocator::Allocator(AllocatorOptions options, Memory memory)
       memory_(std::move(memory)),
       held_in_range_(options_.service_ranges.size(), 0) {}
 
-void Allocator::put(api::Service service) {
-  const api::ObjectKey key = service.meta.key;
+void Allocator::put(api::Shared<api::Service> service) {
+  const api::ObjectKey key = service->meta.key;
   records_[key].raw = std::move(service);
   dirty_.insert(key);
 }
@@ -171,7 +171,7 @@ void Allocator::erase(const api::ObjectKey& key) {
   }
 }
 
-std::vector<api::Service> Allocator::settle() {
+std::vector<api::Shared<api::Service>> Allocator::settle() {
   if (dirty_.empty()) {
     return {};
   }
@@ -187,7 +187,6 @@ std::vector<api::Service> Allocator::settle() {
   // batch. Then, in key order: explicit values of those who had them, explicit values, values
   // given before, new values.
   std::map<Value, api::ObjectKey> held_before;
-  std::map<api::ObjectKey, api::Service> before;
   for (const api::ObjectKey& key : dirty_) {
     Record& record = records_.at(key);
     for (const Value& value : record.held) {
@@ -195,7 +194,6 @@ std::vector<api::Service> Allocator::settle() {
         held_before.emplace(value, key);
       }
     }
-    before.emplace(key, record.resolved);
     plan(record);
   }
   const auto had = [&](const api::ObjectKey& key, const Need& need) {
@@ -217,7 +215,6 @@ std::vector<api::Service> Allocator::settle() {
     if (dirty_.insert(key).second) {
       // All other claims are through: its explicit values come back to it at once.
       Record& record = records_.at(key);
-      before.emplace(key, record.resolved);
       plan(record);
       for (const Need& need : record.needs) {
         if (need.is_explicit()) {
@@ -239,18 +236,22 @@ std::vector<api::Service> Allocator::settle() {
     take_new(*record, *need);
   }
 
-  std::vector<api::Service> changed;
+  std::vector<api::Shared<api::Service>> changed;
   for (const api::ObjectKey& key : dirty_) {
     Record& record = records_.at(key);
     // The secondary address may have been found before the primary.
-    std::vector<net::IpAddress>& addresses = record.resolved.cluster_ips;
+    std::vector<net::IpAddress>& addresses = record.resolved->cluster_ips;
     if (addresses.size() == 2 &&
-        addresses.front().family() != record.resolved.ip_families.front()) {
+        addresses.front().family() != record.resolved->ip_families.front()) {
       std::swap(addresses.front(), addresses.back());
     }
     record.needs.clear();
-    if (!std::exchange(record.delivered, true) || record.resolved != before.at(key)) {
-      changed.push_back(record.resolved);
+    const std::unique_ptr<api::Service> resolved = std::move(record.resolved);
+    if (record.delivered == nullptr || *record.delivered != *resolved) {
+      record.delivered = *resolved == *record.raw
+                             ? record.raw
+                             : std::make_shared<const api::Service>(std::move(*resolved));
+      changed.push_back(record.delivered);
     }
   }
   dirty_.clear();
@@ -277,7 +278,7 @@ bool Allocator::has_range(net::Family family) const {
 }
 
 std::vector<net::Family> Allocator::families(Record& record) const {
-  const api::Service& service = record.raw;
+  const api::Service& service = *record.raw;
   std::vector<net::Family> result = service.ip_families;
   if (result.empty()) {
     for (const net::IpAddress& address : service.cluster_ips) {
@@ -308,13 +309,13 @@ std::vector<net::Family> Allocator::families(Record& record) const {
 }
 
 void Allocator::plan_addresses(Record& record) const {
-  const api::Service& service = record.raw;
+  const api::Service& service = *record.raw;
   if (service.type == api::ServiceType::kExternalName) {
     return;
   }
   std::vector<net::Family> wanted = families(record);
-  record.resolved.ip_families = wanted;
-  record.resolved.cluster_ips.clear();
+  record.resolved->ip_families = wanted;
+  record.resolved->cluster_ips.clear();
   if (service.headless) {
     return;
   }
@@ -340,7 +341,7 @@ void Allocator::plan_addresses(Record& record) const {
 }
 
 void Allocator::plan_ports(Record& record) {
-  const api::Service& service = record.raw;
+  const api::Service& service = *record.raw;
   if (!wants_node_ports(service)) {
     return;
   }
@@ -359,7 +360,7 @@ void Allocator::plan_ports(Record& record) {
     need.port = port.node_port;
     need.port_indexes = {i};
     need.protocols = {port.protocol};
-    record.resolved.ports[i].node_port = net::Port{};
+    record.resolved->ports[i].node_port = net::Port{};
     record.needs.push_back(std::move(need));
     explicit_ports.emplace(port.port, port.node_port);
   }
@@ -387,7 +388,7 @@ void Allocator::plan_ports(Record& record) {
     need.field = "spec.healthCheckNodePort";
     need.port = service.health_check_node_port;
     need.protocols = {net::Protocol::kTcp};
-    record.resolved.health_check_node_port = net::Port{};
+    record.resolved->health_check_node_port = net::Port{};
     record.needs.push_back(std::move(need));
   }
 }
@@ -410,14 +411,14 @@ void Allocator::plan(Record& record) {
   release(record);
   record.errors.clear();
   record.needs.clear();
-  record.resolved = record.raw;
+  record.resolved = std::make_unique<api::Service>(*record.raw);
   plan_addresses(record);
   plan_ports(record);
 }
 
 void Allocator::hold(Record& record, const Value& value, const std::string& field,
                      bool is_explicit) {
-  holders_[value] = Holder{record.raw.meta.key, field, is_explicit};
+  holders_[value] = Holder{record.raw->meta.key, field, is_explicit};
   record.held.push_back(value);
   for (std::size_t i = 0; value.address && i < held_in_range_.size(); ++i) {
     held_in_range_[i] += options_.service_ranges[i].contains(*value.address) ? 1U : 0U;
@@ -426,9 +427,9 @@ void Allocator::hold(Record& record, const Value& value, const std::string& fiel
 
 void Allocator::assign(Record& record, const Need& need, const net::IpAddress& address) {
   hold(record, Value{address, {}, {}}, need.field, need.is_explicit());
-  record.resolved.cluster_ips.push_back(address);
+  record.resolved->cluster_ips.push_back(address);
   if (!need.is_explicit()) {
-    memory_.set({record.raw.meta.key, need.slot}, address.text());
+    memory_.set({record.raw->meta.key, need.slot}, address.text());
   }
 }
 
@@ -437,13 +438,13 @@ void Allocator::assign(Record& record, const Need& need, net::Port port) {
     hold(record, Value{std::nullopt, port, protocol}, need.field, need.is_explicit());
   }
   for (const std::size_t index : need.port_indexes) {
-    record.resolved.ports[index].node_port = port;
+    record.resolved->ports[index].node_port = port;
   }
   if (need.port_indexes.empty()) {
-    record.resolved.health_check_node_port = port;
+    record.resolved->health_check_node_port = port;
   }
   if (!need.is_explicit()) {
-    memory_.set({record.raw.meta.key, need.slot}, std::to_string(net::number(port)));
+    memory_.set({record.raw->meta.key, need.slot}, std::to_string(net::number(port)));
   }
 }
 
@@ -456,7 +457,7 @@ void Allocator::claim(Record& record, const Need& need, std::set<api::ObjectKey>
   const Value value = explicit_value(need);
   const auto holder = holders_.find(value);
   if (holder != holders_.end() && holder->second.is_explicit) {
-    const bool is_own = holder->second.service == record.raw.meta.key;
+    const bool is_own = holder->second.service == record.raw->meta.key;
     const std::string what = need.address ? need.address->text()
                                           : std::to_string(net::number(need.port)) + "/" +
                                                 std::string(net::text(need.protocols.front()));
@@ -480,7 +481,7 @@ void Allocator::claim(Record& record, const Need& need, std::set<api::ObjectKey>
 }
 
 bool Allocator::take_remembered(Record& record, const Need& need) {
-  const std::string* value = memory_.find({record.raw.meta.key, need.slot});
+  const std::string* value = memory_.find({record.raw->meta.key, need.slot});
   if (value == nullptr) {
     return false;
   }
@@ -531,7 +532,7 @@ void Allocator::take_new_address(Record& record, const Need& need, net::Family f
     };
     // A full range of millions is told by its count, not by trying each.
     const bool may_have_room = held_in_range_[i] < span.count + 2;
-    const auto at = may_have_room ? probe("ip/" + record.raw.meta.key.text(), span,
+    const auto at = may_have_room ? probe("ip/" + record.raw->meta.key.text(), span,
                                           low_band(span.count), is_free)
                                   : std::nullopt;
     if (at) {
@@ -556,7 +557,7 @@ void Allocator::take_new_port(Record& record, const Need& need) {
   }
   const Span span{first, last >= first ? last - first + 1 : 0};
   const auto at =
-      probe(need.slot + "/" + record.raw.meta.key.text(), span, low_port_band(span.count),
+      probe(need.slot + "/" + record.raw->meta.key.text(), span, low_port_band(span.count),
             [&](std::uint64_t candidate) {
               return is_free(record, need, net::Port{static_cast<std::uint16_t>(candidate)});
             });
@@ -579,7 +580,7 @@ bool Allocator::is_free(const Record& record, const Need& need, net::Port port) 
       continue;
     }
     const bool is_needed = std::ranges::find(need.protocols, protocol) != need.protocols.end();
-    if (is_needed || port != need.preferred || holder->second.service != record.raw.meta.key) {
+    if (is_needed || port != need.preferred || holder->second.service != record.raw->meta.key) {
       return false;
     }
   }
@@ -597,7 +598,7 @@ bool Allocator::is_usable(const net::IpAddress& address) const {
 }
 
 void Allocator::complain(Record& record, std::string field, std::string problem) {
-  record.errors.push_back({record.raw.meta.key, std::move(field), std::move(problem)});
+  record.errors.push_back({record.raw->meta.key, std::move(field), std::move(problem)});
 }
 
 }  // namespace fairlead::manifest

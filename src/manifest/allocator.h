@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -83,11 +84,11 @@ class Allocator {
   explicit Allocator(AllocatorOptions options, Memory memory = {});
 
   /// As written in the manifest.
-  void put(api::Service service);
+  void put(api::Shared<api::Service> service);
   void erase(const api::ObjectKey& key);
 
   /// Services, complete, that are new or differ from what an earlier call returned.
-  [[nodiscard]] std::vector<api::Service> settle();
+  [[nodiscard]] std::vector<api::Shared<api::Service>> settle();
 
   /// Of the last `settle`, by service.
   [[nodiscard]] std::vector<AllocationError> errors() const;
@@ -119,9 +120,9 @@ class Allocator {
     [[nodiscard]] bool is_explicit() const { return address.has_value() || net::number(port) != 0; }
   };
   struct Record {
-    api::Service raw;
-    api::Service resolved;
-    bool delivered = false;
+    api::Shared<api::Service> raw;
+    api::Shared<api::Service> delivered;     // null: not yet; `raw` itself where nothing was to add
+    std::unique_ptr<api::Service> resolved;  // during settle
     std::vector<Value> held;
     std::vector<AllocationError> errors;
     std::vector<Need> needs;  // during settle

@@ -55,15 +55,15 @@ struct World {
   /// Names of the services that changed.
   std::vector<std::string> put(const std::vector<api::Service>& services) {
     for (const api::Service& each : services) {
-      allocator.put(each);
+      allocator.put(std::make_shared<const api::Service>(each));
     }
     return settle();
   }
   std::vector<std::string> settle() {
     std::vector<std::string> changed;
-    for (api::Service& each : allocator.settle()) {
-      changed.push_back(each.meta.key.name);
-      now[each.meta.key.name] = std::move(each);
+    for (const auto& each : allocator.settle()) {
+      changed.push_back(each->meta.key.name);
+      now[each->meta.key.name] = *each;
     }
     return changed;
   }

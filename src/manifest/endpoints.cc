@@ -14,11 +14,9 @@
 namespace fairlead::manifest {
 namespace {
 
-constexpr std::string_view kServiceNameLabel = "kubernetes.io/service-name";
 constexpr std::string_view kSkipMirrorLabel = "endpointslice.kubernetes.io/skip-mirror";
 constexpr std::string_view kZoneLabel = "topology.kubernetes.io/zone";
 
-using Nodes = std::unordered_map<std::string, api::Node>;
 using Ports = std::vector<api::EndpointPort>;
 
 bool matches(const api::Labels& selector, const api::Labels& labels) {
@@ -93,7 +91,6 @@ class SliceMaker {
         slice.meta.key.name = service_.name + "~" + lower(net::text(family_)) + "-" +
                               hex8(stable_hash(text)) + "-" +
                               std::to_string(at / kMaxEndpointsPerSlice);
-        slice.meta.labels[std::string(kServiceNameLabel)] = service_.name;
         slice.service_name = service_.name;
         slice.family = family_;
         slice.ports = *members[at].first;
@@ -130,9 +127,9 @@ const net::IpAddress* first_of(const std::vector<net::IpAddress>& addresses, net
   return found == addresses.end() ? nullptr : &*found;
 }
 
-const api::Node* node_of(const api::Pod& pod, const Nodes& nodes) {
+const api::Node* node_of(const api::Pod& pod, const NodesByName& nodes) {
   const auto found = nodes.find(pod.node_name);
-  return found == nodes.end() ? nullptr : &found->second;
+  return found == nodes.end() ? nullptr : found->second.get();
 }
 
 api::Endpoint endpoint_of(const api::Service& service, const api::Pod& pod,
@@ -154,7 +151,7 @@ api::Endpoint endpoint_of(const api::Service& service, const api::Pod& pod,
 
 std::vector<api::EndpointSlice> slices_for(const api::Service& service,
                                            std::span<const api::Pod* const> pods,
-                                           const Nodes& nodes) {
+                                           const NodesByName& nodes) {
   std::vector<api::EndpointSlice> slices;
   if (!selects_pods(service)) {
     return slices;
@@ -210,44 +207,44 @@ std::vector<api::EndpointSlice> mirrored_slices(const api::Endpoints& endpoints)
   return slices;
 }
 
-void SliceDeriver::put(api::Service service) {
-  const api::ObjectKey key = service.meta.key;
+void SliceDeriver::put(api::Shared<api::Service> service) {
+  const api::ObjectKey& key = service->meta.key;
   if (const auto old = services_.find(key); old != services_.end()) {
-    index_service(old->second, false);
+    index_service(*old->second, false);
   }
-  index_service(service, true);
-  services_[key] = std::move(service);
+  index_service(*service, true);
   touched_.insert(key);
+  services_[key] = std::move(service);
 }
 
 void SliceDeriver::erase_service(const api::ObjectKey& key) {
   if (const auto old = services_.find(key); old != services_.end()) {
-    index_service(old->second, false);
+    index_service(*old->second, false);
     services_.erase(old);
     touched_.insert(key);
   }
 }
 
-void SliceDeriver::put(api::Pod pod) {
-  erase_pod(pod.meta.key);
-  const api::ObjectKey key = pod.meta.key;
-  touch_services_of(key.ns, pod.meta.labels);
-  index_pod(pod, true);
+void SliceDeriver::put(api::Shared<api::Pod> pod) {
+  const api::ObjectKey& key = pod->meta.key;
+  erase_pod(key);
+  touch_services_of(key.ns, pod->meta.labels);
+  index_pod(*pod, true);
   namespaces_[key.ns].pods[key.name] = std::move(pod);
 }
 
 void SliceDeriver::erase_pod(const api::ObjectKey& key) {
   Namespace& space = namespaces_[key.ns];
   if (const auto old = space.pods.find(key.name); old != space.pods.end()) {
-    touch_services_of(key.ns, old->second.meta.labels);
-    index_pod(old->second, false);
+    touch_services_of(key.ns, old->second->meta.labels);
+    index_pod(*old->second, false);
     space.pods.erase(old);
   }
 }
 
-void SliceDeriver::put(api::Endpoints endpoints) {
-  touched_.insert(endpoints.meta.key);
-  const api::ObjectKey key = endpoints.meta.key;
+void SliceDeriver::put(api::Shared<api::Endpoints> endpoints) {
+  const api::ObjectKey& key = endpoints->meta.key;
+  touched_.insert(key);
   endpoints_[key] = std::move(endpoints);
 }
 
@@ -257,8 +254,8 @@ void SliceDeriver::erase_endpoints(const api::ObjectKey& key) {
   }
 }
 
-void SliceDeriver::put(api::Node node) {
-  const std::string name = node.meta.key.name;
+void SliceDeriver::put(api::Shared<api::Node> node) {
+  const std::string name = node->meta.key.name;
   nodes_[name] = std::move(node);
   touch_services_on(name);
 }
@@ -273,21 +270,30 @@ SliceDeriver::Changes SliceDeriver::settle() {
   Changes changes;
   for (const api::ObjectKey& key : touched_) {
     std::vector<api::EndpointSlice> now = compute(key);
-    std::vector<api::EndpointSlice>& before = slices_[key];
-    for (const api::EndpointSlice& old : before) {
-      if (std::ranges::none_of(now,
-                               [&](const auto& slice) { return slice.meta.key == old.meta.key; })) {
-        changes.erased.push_back(old.meta.key);
+    std::vector<api::Shared<api::EndpointSlice>> before;
+    if (const auto known = slices_.find(key); known != slices_.end()) {
+      before = std::move(known->second);
+      slices_.erase(known);
+    }
+    for (const auto& old : before) {
+      if (std::ranges::none_of(
+              now, [&](const auto& slice) { return slice.meta.key == old->meta.key; })) {
+        changes.erased.push_back(old->meta.key);
       }
     }
-    for (const api::EndpointSlice& slice : now) {
-      if (std::ranges::find(before, slice) == before.end()) {
-        changes.put.push_back(slice);
+    std::vector<api::Shared<api::EndpointSlice>> kept;
+    for (api::EndpointSlice& slice : now) {
+      const auto same =
+          std::ranges::find_if(before, [&](const auto& old) { return *old == slice; });
+      if (same != before.end()) {
+        kept.push_back(*same);
+      } else {
+        kept.push_back(std::make_shared<const api::EndpointSlice>(std::move(slice)));
+        changes.put.push_back(kept.back());
       }
     }
-    before = std::move(now);
-    if (before.empty()) {
-      slices_.erase(key);
+    if (!kept.empty()) {
+      slices_.emplace(key, std::move(kept));
     }
   }
   touched_.clear();
@@ -303,7 +309,7 @@ void SliceDeriver::touch_services_of(const std::string& ns, const api::Labels& l
     }
     for (const std::string& name : found->second) {
       const api::ObjectKey key{ns, name};
-      if (matches(services_.at(key).selector, labels)) {
+      if (matches(services_.at(key)->selector, labels)) {
         touched_.insert(key);
       }
     }
@@ -314,8 +320,8 @@ void SliceDeriver::touch_services_of(const std::string& ns, const api::Labels& l
 void SliceDeriver::touch_services_on(const std::string& node_name) {
   for (const auto& [ns, space] : namespaces_) {
     for (const auto& [name, pod] : space.pods) {
-      if (pod.node_name == node_name) {
-        touch_services_of(ns, pod.meta.labels);
+      if (pod->node_name == node_name) {
+        touch_services_of(ns, pod->meta.labels);
       }
     }
   }
@@ -350,19 +356,19 @@ std::vector<api::EndpointSlice> SliceDeriver::compute(const api::ObjectKey& key)
   if (service == services_.end()) {
     return {};
   }
-  if (!service->second.selector.empty()) {
-    const std::vector<const api::Pod*> pods = matching_pods(service->second);
-    return slices_for(service->second, pods, nodes_);
+  if (!service->second->selector.empty()) {
+    const std::vector<const api::Pod*> pods = matching_pods(*service->second);
+    return slices_for(*service->second, pods, nodes_);
   }
   const auto endpoints = endpoints_.find(key);
   if (endpoints == endpoints_.end()) {
     return {};
   }
-  const auto skip = endpoints->second.meta.labels.find(std::string(kSkipMirrorLabel));
-  if (skip != endpoints->second.meta.labels.end() && skip->second == "true") {
+  const auto skip = endpoints->second->meta.labels.find(std::string(kSkipMirrorLabel));
+  if (skip != endpoints->second->meta.labels.end() && skip->second == "true") {
     return {};
   }
-  return mirrored_slices(endpoints->second);
+  return mirrored_slices(*endpoints->second);
 }
 
 std::vector<const api::Pod*> SliceDeriver::matching_pods(const api::Service& service) const {
@@ -383,7 +389,7 @@ std::vector<const api::Pod*> SliceDeriver::matching_pods(const api::Service& ser
   }
   FAIRLEAD_CHECK(fewest != nullptr);  // the selector has a label
   for (const std::string& name : *fewest) {
-    const api::Pod& pod = space->second.pods.at(name);
+    const api::Pod& pod = *space->second.pods.at(name);
     if (matches(service.selector, pod.meta.labels)) {
       pods.push_back(&pod);
     }

@@ -18,6 +18,8 @@ namespace fairlead::manifest {
 /// Endpoints that one derived slice holds at most.
 inline constexpr std::size_t kMaxEndpointsPerSlice = 100;
 
+using NodesByName = std::unordered_map<std::string, api::Shared<api::Node>>;
+
 /// Slices for a service from the pods that its selector matches, in the order given. One slice per
 /// family of the service and per set of resolved ports (pods may have different numbers for one
 /// port name), split at kMaxEndpointsPerSlice. `nodes` gives zones, and the addresses of
@@ -25,9 +27,9 @@ inline constexpr std::size_t kMaxEndpointsPerSlice = 100;
 ///
 /// Names are a function of service, family, ports and position, and hold a `~`, which no real
 /// slice's name can.
-[[nodiscard]] std::vector<api::EndpointSlice> slices_for(
-    const api::Service& service, std::span<const api::Pod* const> pods,
-    const std::unordered_map<std::string, api::Node>& nodes);
+[[nodiscard]] std::vector<api::EndpointSlice> slices_for(const api::Service& service,
+                                                         std::span<const api::Pod* const> pods,
+                                                         const NodesByName& nodes);
 
 /// Slices that mirror a legacy Endpoints object of a service without selector.
 [[nodiscard]] std::vector<api::EndpointSlice> mirrored_slices(const api::Endpoints& endpoints);
@@ -36,17 +38,17 @@ inline constexpr std::size_t kMaxEndpointsPerSlice = 100;
 class SliceDeriver {
  public:
   /// With allocated families: they decide which slices there are.
-  void put(api::Service service);
-  void put(api::Pod pod);
-  void put(api::Endpoints endpoints);
-  void put(api::Node node);
+  void put(api::Shared<api::Service> service);
+  void put(api::Shared<api::Pod> pod);
+  void put(api::Shared<api::Endpoints> endpoints);
+  void put(api::Shared<api::Node> node);
   void erase_service(const api::ObjectKey& key);
   void erase_pod(const api::ObjectKey& key);
   void erase_endpoints(const api::ObjectKey& key);
   void erase_node(const std::string& name);
 
   struct Changes {
-    std::vector<api::EndpointSlice> put;
+    std::vector<api::Shared<api::EndpointSlice>> put;
     std::vector<api::ObjectKey> erased;
   };
   /// What differs from the last call's result.
@@ -55,7 +57,7 @@ class SliceDeriver {
  private:
   using Label = std::pair<std::string, std::string>;
   struct Namespace {
-    std::map<std::string, api::Pod> pods;
+    std::map<std::string, api::Shared<api::Pod>> pods;
     std::map<Label, std::set<std::string>> pods_by_label;
     /// Services by the first label of their selector: a pod looks up each of its own labels.
     std::map<Label, std::set<std::string>> services_by_label;
@@ -69,11 +71,12 @@ class SliceDeriver {
   [[nodiscard]] std::vector<const api::Pod*> matching_pods(const api::Service& service) const;
 
   std::unordered_map<std::string, Namespace> namespaces_;
-  std::map<api::ObjectKey, api::Service> services_;
-  std::map<api::ObjectKey, api::Endpoints> endpoints_;
-  std::unordered_map<std::string, api::Node> nodes_;
-  std::map<api::ObjectKey, std::vector<api::EndpointSlice>> slices_;  // by service; as delivered
-  std::set<api::ObjectKey> touched_;                                  // services
+  std::map<api::ObjectKey, api::Shared<api::Service>> services_;
+  std::map<api::ObjectKey, api::Shared<api::Endpoints>> endpoints_;
+  NodesByName nodes_;
+  /// By service; as delivered.
+  std::map<api::ObjectKey, std::vector<api::Shared<api::EndpointSlice>>> slices_;
+  std::set<api::ObjectKey> touched_;  // services
 };
 
 }  // namespace fairlead::manifest

@@ -146,7 +146,7 @@ TEST(SlicesFor, NodeGivesZoneAndHostNetworkAddress) {
   node.meta.labels = {{"topology.kubernetes.io/zone", "east"}};
   node.internal_ips = {ip("192.0.2.1")};
   const std::vector<const api::Pod*> pods = {&host, &waiting};
-  const auto slices = slices_for(web(), pods, {{"node1", node}});
+  const auto slices = slices_for(web(), pods, {{"node1", std::make_shared<const api::Node>(node)}});
   ASSERT_THAT(slices, SizeIs(1));
   ASSERT_THAT(slices[0].endpoints, SizeIs(1));
   EXPECT_EQ(slices[0].endpoints[0].address.text(), "192.0.2.1");
@@ -215,11 +215,19 @@ class Deriver : public testing::Test {
   /// `+name` for each slice put, `-name` for each erased.
   std::vector<std::string> changes() {
     SliceDeriver::Changes made = deriver.settle();
-    std::vector<std::string> out = summary(made.put);
+    std::vector<api::EndpointSlice> slices;
+    for (const auto& slice : made.put) {
+      slices.push_back(*slice);
+    }
+    std::vector<std::string> out = summary(slices);
     for (const api::ObjectKey& key : made.erased) {
       out.push_back("-" + key.name.substr(0, key.name.find('~')));
     }
     return out;
+  }
+  template <typename T>
+  void put(const T& object) {
+    deriver.put(std::make_shared<const T>(object));
   }
   SliceDeriver deriver;
 };
@@ -230,20 +238,20 @@ TEST_F(Deriver, OnlyWhatAPodTouchesChanges) {
   api_service.selector = {{"app", "api"}};
   api::Service elsewhere = web();
   elsewhere.meta.key.ns = "other";
-  deriver.put(web());
-  deriver.put(api_service);
-  deriver.put(elsewhere);
-  deriver.put(pod("a", "198.51.100.1"));
+  put(web());
+  put(api_service);
+  put(elsewhere);
+  put(pod("a", "198.51.100.1"));
   EXPECT_THAT(changes(), ElementsAre("http/8080: 198.51.100.1"));
-  deriver.put(pod("a", "198.51.100.1"));
+  put(pod("a", "198.51.100.1"));
   EXPECT_THAT(changes(), IsEmpty());
-  deriver.put(pod("b", "198.51.100.2"));
+  put(pod("b", "198.51.100.2"));
   EXPECT_THAT(changes(), ElementsAre("http/8080: 198.51.100.1 198.51.100.2"));
 
   // Relabelled: it leaves one service and joins the other.
   api::Pod moved = pod("b", "198.51.100.2");
   moved.meta.labels = {{"app", "api"}, {"tier", "back"}};
-  deriver.put(moved);
+  put(moved);
   EXPECT_THAT(changes(), ElementsAre("http/8080: 198.51.100.1", "http/8080: 198.51.100.2"));
   deriver.erase_pod({"shop", "b"});
   EXPECT_THAT(changes(), ElementsAre("-api"));
@@ -252,60 +260,60 @@ TEST_F(Deriver, OnlyWhatAPodTouchesChanges) {
 TEST_F(Deriver, AllLabelsOfTheSelectorCount) {
   api::Service service = web();
   service.selector = {{"app", "web"}, {"tier", "front"}};
-  deriver.put(service);
-  deriver.put(pod("a", "198.51.100.1"));
+  put(service);
+  put(pod("a", "198.51.100.1"));
   EXPECT_THAT(changes(), IsEmpty());
   api::Pod front = pod("a", "198.51.100.1");
   front.meta.labels["tier"] = "front";
-  deriver.put(front);
+  put(front);
   EXPECT_THAT(changes(), ElementsAre("http/8080: 198.51.100.1"));
   service.selector = {{"tier", "back"}};
-  deriver.put(service);
+  put(service);
   EXPECT_THAT(changes(), ElementsAre("-web"));
 }
 
 TEST_F(Deriver, ServiceMayComeLastAndGo) {
-  deriver.put(pod("a", "198.51.100.1"));
+  put(pod("a", "198.51.100.1"));
   EXPECT_THAT(changes(), IsEmpty());
-  deriver.put(web());
+  put(web());
   EXPECT_THAT(changes(), ElementsAre("http/8080: 198.51.100.1"));
   deriver.erase_service({"shop", "web"});
   EXPECT_THAT(changes(), ElementsAre("-web"));
-  deriver.put(pod("a", "198.51.100.2"));
+  put(pod("a", "198.51.100.2"));
   EXPECT_THAT(changes(), IsEmpty());
 }
 
 TEST_F(Deriver, EndpointsAreMirroredUnlessThereIsASelector) {
   api::Service service = web();
   service.selector.clear();
-  deriver.put(legacy());
+  put(legacy());
   EXPECT_THAT(changes(), IsEmpty());
-  deriver.put(service);
+  put(service);
   EXPECT_THAT(changes(), SizeIs(2));
-  deriver.put(web());
+  put(web());
   EXPECT_THAT(changes(), ElementsAre("-web", "-web"));
-  deriver.put(service);
+  put(service);
   EXPECT_THAT(changes(), SizeIs(2));
   api::Endpoints skipped = legacy();
   skipped.meta.labels = {{"endpointslice.kubernetes.io/skip-mirror", "true"}};
-  deriver.put(skipped);
+  put(skipped);
   EXPECT_THAT(changes(), ElementsAre("-web", "-web"));
-  deriver.put(legacy());
+  put(legacy());
   EXPECT_THAT(changes(), SizeIs(2));
   deriver.erase_endpoints({"shop", "web"});
   EXPECT_THAT(changes(), ElementsAre("-web", "-web"));
 }
 
 TEST_F(Deriver, NodeChangeReachesItsPods) {
-  deriver.put(web());
-  deriver.put(pod("a", "198.51.100.1"));
+  put(web());
+  put(pod("a", "198.51.100.1"));
   EXPECT_THAT(changes(), SizeIs(1));
   api::Node node;
   node.meta.key.name = "node1";
   node.meta.labels = {{"topology.kubernetes.io/zone", "east"}};
-  deriver.put(node);
+  put(node);
   EXPECT_THAT(changes(), SizeIs(1));
-  deriver.put(node);
+  put(node);
   EXPECT_THAT(changes(), IsEmpty());
   deriver.erase_node("node1");
   EXPECT_THAT(changes(), SizeIs(1));

@@ -16,11 +16,21 @@ enum class ObjectKind : std::size_t { kService, kEndpointSlice, kNode, kPod, kEn
 constexpr std::array<std::string_view, 5> kNames = {"Service", "EndpointSlice", "Node", "Pod",
                                                     "Endpoints"};
 static_assert(std::variant_size_v<Object> == kNames.size());
-static_assert(std::is_same_v<std::variant_alternative_t<0, Object>, api::Service>);
-static_assert(std::is_same_v<std::variant_alternative_t<1, Object>, api::EndpointSlice>);
-static_assert(std::is_same_v<std::variant_alternative_t<2, Object>, api::Node>);
-static_assert(std::is_same_v<std::variant_alternative_t<3, Object>, api::Pod>);
-static_assert(std::is_same_v<std::variant_alternative_t<4, Object>, api::Endpoints>);
+template <std::size_t kIndex, typename T>
+constexpr bool kIsAt = std::is_same_v<std::variant_alternative_t<kIndex, Object>, api::Shared<T>>;
+static_assert(kIsAt<0, api::Service> && kIsAt<1, api::EndpointSlice> && kIsAt<2, api::Node> &&
+              kIsAt<3, api::Pod> && kIsAt<4, api::Endpoints>);
+
+/// By content. An object that was read again from an unchanged part of a file is no change.
+bool is_equal(const Object& a, const Object& b) {
+  return a.index() == b.index() && std::visit(
+                                       [&](const auto& value) {
+                                         const auto& other =
+                                             std::get<std::decay_t<decltype(value)>>(b);
+                                         return value == other || *value == *other;
+                                       },
+                                       a);
+}
 
 }  // namespace
 
@@ -53,11 +63,11 @@ ManifestSet::Changes ManifestSet::settle() {
       if (old) {
         withdraw(identity, changes);
       }
-    } else if (const Object& now = object_of(*claim).object; !old || *old != now) {
+    } else if (const Object& now = object_of(*claim).object; !old || !is_equal(*old, now)) {
       apply(now, changes);
     }
   }
-  for (api::Service& service : allocator_.settle()) {
+  for (api::Shared<api::Service>& service : allocator_.settle()) {
     deriver_.put(service);
     changes.services.push_back(std::move(service));
   }
@@ -96,7 +106,7 @@ std::vector<Problem> ManifestSet::errors() const {
 }
 
 ManifestSet::Identity ManifestSet::identity_of(const Object& object) {
-  return {object.index(), std::visit([](const auto& value) { return value.meta.key; }, object)};
+  return {object.index(), std::visit([](const auto& value) { return value->meta.key; }, object)};
 }
 
 std::string ManifestSet::describe(const Identity& identity) {
@@ -158,16 +168,16 @@ void ManifestSet::replace_objects(const std::string& path, File& file,
 }
 
 void ManifestSet::apply(const Object& object, Changes& changes) {
-  if (const auto* service = std::get_if<api::Service>(&object)) {
+  if (const auto* service = std::get_if<api::Shared<api::Service>>(&object)) {
     allocator_.put(*service);
-  } else if (const auto* slice = std::get_if<api::EndpointSlice>(&object)) {
+  } else if (const auto* slice = std::get_if<api::Shared<api::EndpointSlice>>(&object)) {
     changes.slices.push_back(*slice);
-  } else if (const auto* node = std::get_if<api::Node>(&object)) {
+  } else if (const auto* node = std::get_if<api::Shared<api::Node>>(&object)) {
     deriver_.put(*node);
     changes.nodes.push_back(*node);
-  } else if (const auto* pod = std::get_if<api::Pod>(&object)) {
+  } else if (const auto* pod = std::get_if<api::Shared<api::Pod>>(&object)) {
     deriver_.put(*pod);
-  } else if (const auto* endpoints = std::get_if<api::Endpoints>(&object)) {
+  } else if (const auto* endpoints = std::get_if<api::Shared<api::Endpoints>>(&object)) {
     deriver_.put(*endpoints);
   }
 }

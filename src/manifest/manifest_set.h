@@ -33,9 +33,9 @@ class ManifestSet {
   void erase_file(const std::string& path);
 
   struct Changes {
-    std::vector<api::Service> services;  // complete
-    std::vector<api::EndpointSlice> slices;
-    std::vector<api::Node> nodes;
+    std::vector<api::Shared<api::Service>> services;  // complete
+    std::vector<api::Shared<api::EndpointSlice>> slices;
+    std::vector<api::Shared<api::Node>> nodes;
     std::vector<std::pair<api::Kind, api::ObjectKey>> erased;
     [[nodiscard]] bool empty() const {
       return services.empty() && slices.empty() && nodes.empty() && erased.empty();

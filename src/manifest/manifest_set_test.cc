@@ -39,15 +39,15 @@ class Set : public testing::Test {
     std::vector<std::string> out;
     const ManifestSet::Changes made = set.settle();
     out.reserve(made.services.size() + made.slices.size() + made.nodes.size() + made.erased.size());
-    for (const api::Service& each : made.services) {
-      out.push_back("+Service " + each.meta.key.name + ":" +
-                    std::to_string(net::number(each.ports[0].port)));
+    for (const auto& each : made.services) {
+      out.push_back("+Service " + each->meta.key.name + ":" +
+                    std::to_string(net::number(each->ports[0].port)));
     }
-    for (const api::EndpointSlice& each : made.slices) {
-      out.push_back("+Slice " + each.service_name + " " + std::to_string(each.endpoints.size()));
+    for (const auto& each : made.slices) {
+      out.push_back("+Slice " + each->service_name + " " + std::to_string(each->endpoints.size()));
     }
-    for (const api::Node& each : made.nodes) {
-      out.push_back("+Node " + each.meta.key.name);
+    for (const auto& each : made.nodes) {
+      out.push_back("+Node " + each->meta.key.name);
     }
     for (const auto& [kind, key] : made.erased) {
       out.push_back("-" + std::string(api::text(kind)) + " " +

@@ -212,6 +212,7 @@ void ManifestSource::rescan() {
     } else {
       take(file);
     }
+    file.text = std::string();  // all texts at once weigh as much as what is made of them
   }
   drop_missing(*files);
   // A service that is missing from the first delivery is removed from the kernel.
@@ -325,14 +326,14 @@ void ManifestSource::deliver() {
   if (is_first) {
     std::ranges::for_each(kKinds, [&](api::Kind kind) { sink_.replace_begin(kind); });
   }
-  for (api::Service& service : changes.services) {
+  for (auto& service : changes.services) {
     sink_.put(std::move(service));
   }
-  for (api::EndpointSlice& slice : changes.slices) {
+  for (auto& slice : changes.slices) {
     sink_.put(std::move(slice));
   }
-  for (api::Node& node : changes.nodes) {
-    sink_.put(std::move(node));
+  for (const auto& node : changes.nodes) {
+    sink_.put(*node);
   }
   for (const auto& [kind, key] : changes.erased) {
     sink_.erase(kind, key);

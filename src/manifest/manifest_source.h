@@ -44,9 +44,9 @@ struct ManifestOptions {
 };
 
 struct Loaded {
-  std::vector<api::Service> services;
-  std::vector<api::EndpointSlice> slices;
-  std::vector<api::Node> nodes;
+  std::vector<api::Shared<api::Service>> services;
+  std::vector<api::Shared<api::EndpointSlice>> slices;
+  std::vector<api::Shared<api::Node>> nodes;
   std::vector<Problem> errors;
 };
 

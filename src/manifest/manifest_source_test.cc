@@ -28,14 +28,14 @@ using testing::IsEmpty;
 /// Keeps what was delivered, as the store does.
 class Table : public api::Sink {
  public:
-  void put(api::Service service) override {
+  void put(api::Shared<api::Service> service) override {
     ++puts;
-    ports[service.meta.key.name] = net::number(service.ports[0].port);
-    addresses[service.meta.key.name] =
-        service.cluster_ips.empty() ? "" : service.cluster_ips[0].text();
+    ports[service->meta.key.name] = net::number(service->ports[0].port);
+    addresses[service->meta.key.name] =
+        service->cluster_ips.empty() ? "" : service->cluster_ips[0].text();
   }
-  void put(api::EndpointSlice slice) override {
-    endpoints[slice.meta.key.name] = slice.endpoints.size();
+  void put(api::Shared<api::EndpointSlice> slice) override {
+    endpoints[slice->meta.key.name] = slice->endpoints.size();
   }
   void put(api::Node node) override { nodes.insert(node.meta.key.name); }
   void erase(api::Kind kind, const api::ObjectKey& key) override {
@@ -377,7 +377,7 @@ TEST_F(Source, StateFileKeepsAddresses) {
   start();
   EXPECT_EQ(table.addresses.at("z"), address);
   const Loaded loaded = load_once(options);
-  EXPECT_EQ(loaded.services.back().cluster_ips[0].text(), address);
+  EXPECT_EQ(loaded.services.back()->cluster_ips[0].text(), address);
   source.reset();
   // Not ours: told, and left as it is.
   write(options.state_file, "scribble\n");

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -98,7 +99,8 @@ class FileParser {
           if constexpr (std::is_same_v<std::decay_t<T>, api::Unsupported>) {
             result_.skipped.push_back(std::forward<T>(value));
           } else {
-            result_.objects.push_back({std::forward<T>(value), mark});
+            result_.objects.push_back(
+                {std::make_shared<const std::decay_t<T>>(std::forward<T>(value)), mark});
           }
         },
         std::move(object));

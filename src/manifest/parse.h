@@ -26,8 +26,11 @@ struct Problem {
   friend bool operator==(const Problem&, const Problem&) = default;
 };
 
-/// The kinds that we use.
-using Object = std::variant<api::Service, api::EndpointSlice, api::Node, api::Pod, api::Endpoints>;
+/// The kinds that we use. Shared, for the file's record and whatever is made of it hold the same
+/// objects; never null.
+using Object =
+    std::variant<api::Shared<api::Service>, api::Shared<api::EndpointSlice>, api::Shared<api::Node>,
+                 api::Shared<api::Pod>, api::Shared<api::Endpoints>>;
 
 struct ParsedObject {
   Object object;

@@ -24,7 +24,7 @@ std::vector<std::string> names(const ParsedFile& file) {
   out.reserve(file.objects.size());
   for (const ParsedObject& object : file.objects) {
     out.push_back(
-        std::visit([](const auto& value) { return value.meta.key.text(); }, object.object) + "@" +
+        std::visit([](const auto& value) { return value->meta.key.text(); }, object.object) + "@" +
         std::to_string(object.mark.line));
   }
   return out;

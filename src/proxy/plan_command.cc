@@ -26,14 +26,14 @@ int print_plan(const config::PlanCommand& command) {
   }
 
   store::Store store(command.config.node_name);
-  for (api::Service& service : loaded.services) {
+  for (auto& service : loaded.services) {
     store.put(std::move(service));
   }
-  for (api::EndpointSlice& slice : loaded.slices) {
+  for (auto& slice : loaded.slices) {
     store.put(std::move(slice));
   }
-  for (api::Node& node : loaded.nodes) {
-    store.put(std::move(node));
+  for (const auto& node : loaded.nodes) {
+    store.put(*node);
   }
   model::NodeFacts facts;
   if (store.node() != nullptr) {

@@ -9,67 +9,39 @@
 #include "base/log.h"
 
 namespace fairlead::store {
-namespace {
-
-void keep_what_is_read(api::Service& service) {
-  std::erase_if(service.meta.labels, [](const auto& label) {
-    return label.first != "service.kubernetes.io/service-proxy-name";
-  });
-  service.selector.clear();
-  service.ports.shrink_to_fit();
-}
-
-void keep_what_is_read(api::EndpointSlice& slice) {
-  slice.meta.labels.clear();
-  slice.meta.annotations.clear();
-  slice.meta.uid = {};
-  slice.meta.creation_time = 0;
-  slice.ports.shrink_to_fit();
-  slice.endpoints.shrink_to_fit();
-}
-
-}  // namespace
+namespace {}  // namespace
 
 Store::Store(std::string node_name) : node_name_(std::move(node_name)) {}
 
-void Store::put(api::Service service) {
-  keep_what_is_read(service);
-  const api::ObjectKey key = service.meta.key;
-  const auto [entry, is_new] = services_.try_emplace(key);
+void Store::put(api::Shared<api::Service> service) {
+  const auto [entry, is_new] = services_.try_emplace(service->meta.key);
   entry->second.round = round_of(api::Kind::kService).number;
-  if (is_new || entry->second.object != service) {
+  if (is_new || *entry->second.object != *service) {
     entry->second.object = std::move(service);
-    dirty_.insert(key);
+    dirty_.insert(entry->first);
   }
 }
 
-void Store::put(api::EndpointSlice slice) {
-  if (slice.service_name.empty()) {
+void Store::put(api::Shared<api::EndpointSlice> slice) {
+  if (slice->service_name.empty()) {
     log::warn("slice without label kubernetes.io/service-name is ignored",
-              {{"slice", slice.meta.key.text()}});
-    erase(api::Kind::kEndpointSlice, slice.meta.key);
+              {{"slice", slice->meta.key.text()}});
+    erase(api::Kind::kEndpointSlice, slice->meta.key);
     return;
   }
-  keep_what_is_read(slice);
-  const auto [entry, is_new] = slices_.try_emplace(slice.meta.key);
-  api::EndpointSlice& object = entry->second.object;
+  const auto [entry, is_new] = slices_.try_emplace(slice->meta.key);
+  api::Shared<api::EndpointSlice>& object = entry->second.object;
   entry->second.round = round_of(api::Kind::kEndpointSlice).number;
-  if (!is_new && object == slice) {
-    return;
-  }
   if (!is_new) {
-    dirty_.insert(object.service());
-  }
-  if (is_new || object.service_name != slice.service_name) {
-    if (!is_new) {
-      unlink(object);
+    if (*object == *slice) {
+      return;
     }
-    object = std::move(slice);
-    link(object);
-  } else {
-    object = std::move(slice);
+    dirty_.insert(object->service());
+    unlink(*object);
   }
-  dirty_.insert(object.service());
+  object = std::move(slice);
+  link(*object);
+  dirty_.insert(object->service());
 }
 
 void Store::put(api::Node node) {
@@ -168,7 +140,7 @@ bool Store::synced() const { return std::ranges::all_of(rounds_, &Round::synced)
 
 const api::Service* Store::service(const api::ObjectKey& key) const {
   const auto entry = services_.find(key);
-  return entry == services_.end() ? nullptr : &entry->second.object;
+  return entry == services_.end() ? nullptr : entry->second.object.get();
 }
 
 std::span<const api::EndpointSlice* const> Store::slices(const api::ObjectKey& service) const {
@@ -195,8 +167,8 @@ void Store::erase_service(Table<api::Service>::iterator entry) {
 }
 
 void Store::erase_slice(Table<api::EndpointSlice>::iterator entry) {
-  dirty_.insert(entry->second.object.service());
-  unlink(entry->second.object);
+  dirty_.insert(entry->second.object->service());
+  unlink(*entry->second.object);
   slices_.erase(entry);
 }
 

@@ -6,11 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "api/objects.h"
@@ -27,11 +29,8 @@ struct Dirty {
   [[nodiscard]] bool empty() const { return services.empty() && !node; }
 };
 
-/// Keeps of each object what the stages behind it read: of a Service's labels only the one that
-/// hands it to another proxy, not its selector; of an EndpointSlice no labels and no identity but
-/// its name. What is dropped can therefore not make anything dirty.
-///
-/// A slice that names no service is left out, with a warning.
+/// An object that equals the one before makes nothing dirty. A slice that names no service is left
+/// out, with a warning.
 ///
 /// The cost of a call is that of the objects it touches; `replace_end` also walks its kind.
 class Store final : public api::Sink {
@@ -39,9 +38,14 @@ class Store final : public api::Sink {
   /// Only the Node of this name is kept.
   explicit Store(std::string node_name);
 
-  void put(api::Service service) override;
-  void put(api::EndpointSlice slice) override;
+  void put(api::Shared<api::Service> service) override;
+  void put(api::Shared<api::EndpointSlice> slice) override;
   void put(api::Node node) override;
+  // For objects that nobody else holds.
+  void put(api::Service service) { put(std::make_shared<const api::Service>(std::move(service))); }
+  void put(api::EndpointSlice slice) {
+    put(std::make_shared<const api::EndpointSlice>(std::move(slice)));
+  }
   void erase(api::Kind kind, const api::ObjectKey& key) override;
   void replace_begin(api::Kind kind) override;
   void replace_end(api::Kind kind) override;
@@ -77,7 +81,7 @@ class Store final : public api::Sink {
   };
   template <typename Object>
   struct Entry {
-    Object object;
+    api::Shared<Object> object;
     std::uint32_t round = 0;
   };
   template <typename Object>

@@ -56,25 +56,6 @@ TEST(Store, EqualObjectsAreNoChange) {
   EXPECT_THAT(store.take_dirty().services, ElementsAre(key("ns/web")));
 }
 
-TEST(Store, WhatNobodyReadsMakesNothingDirty) {
-  Store store("node-1");
-  api::Service web = service("ns/web").cluster("10.96.0.1").tcp("", 80);
-  auto web_1 = web_slice("ns/web-1", "web", "10.1.0.1");
-  store.put(web);
-  store.put(web_1);
-  (void)store.take_dirty();
-  web.selector["app"] = "web";
-  web.meta.labels["app"] = "web";
-  web_1.meta.labels["kubernetes.io/service-name"] = "web";
-  web_1.meta.uid = "2";
-  store.put(web);
-  store.put(web_1);
-  EXPECT_TRUE(store.take_dirty().empty());
-  web.meta.labels["service.kubernetes.io/service-proxy-name"] = "";
-  store.put(web);
-  EXPECT_FALSE(store.take_dirty().empty());
-}
-
 TEST(Store, SlicesAreFoundByTheirServiceInOrder) {
   Store store("node-1");
   store.put(web_slice("ns/web-2", "web", "10.1.0.2"));
