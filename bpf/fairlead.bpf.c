@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Fairlead's data plane in the kernel: IPVS semantics at the edges of the node. On every device
+ * that matters, `fl_in` sees what comes in and `fl_out` what goes out:
+ *
+ *   client --> [fl_in: destination := server] --> stack --> [fl_out: source := node] --> server
+ *   client <-- [fl_out: source := virtual] <-- stack <-- [fl_in: destination := client] <-- server
+ *
+ * (the node's address only where the client is hidden). The stack between, with everybody's
+ * routing, policy and connection tracking, sees client and server.
+ */
+
+#include "flows.h"
+#include "hide.h"
+#include "icmp.h"
+#include "packet.h"
+#include "refuse.h"
+#include "rewrite.h"
+#include "sockets.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* Others' programs go on behind us. */
+#define PASS TC_ACT_UNSPEC
+
+#define EEXIST_ (-17)
+
+/* --- In ------------------------------------------------------------------------------------------
+ */
+
+/* The client's packet, on to its server. */
+GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow* flow, __u32 now) {
+  struct fl_addr addr;
+  __be16 port, client_port;
+  if (!p || !flow) {
+    return TC_ACT_SHOT;
+  }
+  addr = flow->addr;
+  port = flow->port;
+  client_port = flow->client_port;
+  stamp(flow, p, now);
+  write_destination(skb, p, &addr, port);
+  if (client_port != p->tuple.sport) {
+    struct end source, destination;
+    ends(p, &source, &destination);
+    write_port(skb, p, source.port_offset, p->tuple.sport, client_port);
+  }
+  return PASS;
+}
+
+/* The claimed address's answer to what no virtual server takes. */
+static __noinline int refuse_if_ours(struct __sk_buff* skb, struct packet* p) {
+  struct fl_vs_key key;
+  __u32* number;
+  __builtin_memset(&key, 0, sizeof(key));
+  key.addr = p->tuple.daddr;
+  number = bpf_map_lookup_elem(&numbers, &key);
+  return number ? refuse(skb, p) : PASS;
+}
+
+GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
+  struct fl_vs_key key;
+  struct choice choice;
+  struct fl_vs* server;
+  struct fl_rs* real;
+  struct fl_rs_counts* counts;
+  struct fl_vs_counts* totals;
+  struct fl_flow flow;
+  __u32* number;
+  __u32 class, set, class_flags, now = ticks_now();
+  int error;
+
+  if (!p) {
+    return TC_ACT_SHOT;
+  }
+  __builtin_memset(&key, 0, sizeof(key));
+  key.addr = p->tuple.daddr;
+  key.port = p->tuple.dport;
+  key.protocol = p->tuple.protocol;
+  number = bpf_map_lookup_elem(&numbers, &key);
+  if (!number) {
+    return refuse_if_ours(skb, p);
+  }
+  choice.vs = *number;
+  server = vs_at(choice.vs);
+  totals = vs_counts_at(choice.vs);
+  if (!server || !totals) {
+    return PASS;
+  }
+  if (!is_start(p)) {
+    /* On an address of the node's own, its stack answers; else we do. */
+    key.port = 0;
+    key.protocol = 0;
+    if (!bpf_map_lookup_elem(&numbers, &key)) {
+      return PASS;
+    }
+    return p->tuple.protocol == IPPROTO_TCP ? reset(skb, p) : TC_ACT_SHOT;
+  }
+
+  class = class_of(skb, &p->tuple.saddr);
+  if (class >= FL_CLASSES) {
+    return PASS;
+  }
+  set = server->class_set[class];
+  class_flags = server->class_flags[class];
+  if (set >= FL_CLASSES) {
+    return PASS;
+  }
+  choice.set = set;
+  choice.block = *(volatile __u64*)&server->set[set];
+  choice.port = bpf_ntohs(p->tuple.sport);
+  choice.target = fold(&p->tuple.daddr);
+  __builtin_memset(&flow, 0, sizeof(flow));
+  flow.rs = choose(&choice, &p->tuple.saddr);
+  real = rs_at(flow.rs);
+  counts = rs_counts_at(flow.rs);
+  if (flow.rs == 0 || !real || !counts) {
+    __sync_fetch_and_add(&totals->refused, 1);
+    if (class_flags & FL_CLASS_DROP) {
+      count(FL_EVENT_DROPPED);
+      return TC_ACT_SHOT;
+    }
+    return refuse(skb, p);
+  }
+
+  flow.generation = real->generation;
+  flow.addr = real->addr;
+  flow.port = real->port ? real->port : p->tuple.dport;
+  flow.client_port = p->tuple.sport;
+  flow.kind = FL_FORWARD;
+  flow.seen = now;
+  flow.born = now;
+  if (class_flags & FL_CLASS_MASQUERADE || same_addr(&flow.addr, &p->tuple.saddr)) {
+    flow.flags |= FL_FLOW_HIDDEN;
+  }
+  if (server->persistence) {
+    flow.flags |= FL_FLOW_TEMPLATE;
+  }
+  flow.state = next_state(p->tuple.protocol, FROM_CLIENT, 0, p->event);
+  if (!is_active(p->tuple.protocol, flow.state)) {
+    flow.flags |= FL_FLOW_INACTIVE;
+  }
+  error = insert_connection(&p->tuple, &flow);
+  if (error == EEXIST_) {
+    /* The same first packet on another CPU, or every client port is taken. */
+    struct fl_flow* other = bpf_map_lookup_elem(&flows, &p->tuple);
+    return other ? send_forward(skb, p, other, now) : TC_ACT_SHOT;
+  }
+  if (error) {
+    count(FL_EVENT_TABLE_FULL);
+    return TC_ACT_SHOT;
+  }
+  count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
+  if (real->upper) {
+    mind_thresholds(real, counts);
+  }
+  __sync_fetch_and_add(&counts->connections, 1);
+  __sync_fetch_and_add(&totals->connections, 1);
+  count(FL_EVENT_NEW);
+  {
+    struct fl_flow* inserted = bpf_map_lookup_elem(&flows, &p->tuple);
+    return inserted ? send_forward(skb, p, inserted, now) : TC_ACT_SHOT;
+  }
+}
+
+/* A flow that must not be used any more: its server is gone, it has expired, or a new connection
+ * begins on its tuple. */
+static __noinline int is_over(struct packet* p, struct fl_flow* flow, __u32 now) {
+  if (!server_of(flow)) {
+    count(FL_EVENT_SERVER_GONE);
+    return 1;
+  }
+  if (now - flow->seen > FL_TICKS_PER_SECOND && is_expired(&p->tuple, flow, now)) {
+    return 1;
+  }
+  if (p->tuple.protocol == IPPROTO_TCP && is_start(p) &&
+      (flow->state == FL_TCP_TIME_WAIT || flow->state == FL_TCP_CLOSE)) {
+    count(FL_EVENT_REUSED);
+    return 1;
+  }
+  return p->tuple.protocol == IPPROTO_SCTP && is_start(p) && flow->state == FL_SCTP_CLOSED;
+}
+
+static __always_inline int in(struct __sk_buff* skb, __u32 l3) {
+  struct packet* p = new_packet(l3, FL_INGRESS);
+  struct fl_flow* flow;
+  enum parsed parsed;
+  __u32 now;
+  if (!p) {
+    return PASS;
+  }
+  parsed = parse_addresses(skb, p);
+  if (parsed != PARSED || !in_filter(FL_INGRESS, &p->tuple.daddr)) {
+    return PASS; /* the stack judges what is malformed */
+  }
+  parsed = parse_ports(skb, p);
+  if (parsed == NOT_OURS) {
+    return PASS;
+  }
+  if (parsed == CUT_SHORT) {
+    count(p->fragment == LATER_FRAGMENT ? FL_EVENT_FRAGMENT : FL_EVENT_MALFORMED);
+    return PASS;
+  }
+  if (p->is_icmp) {
+    translate_error(skb, p, FL_INGRESS);
+    return PASS;
+  }
+  flow = bpf_map_lookup_elem(&flows, &p->tuple);
+  if (!flow) {
+    return new_connection(skb, p);
+  }
+  now = ticks_now();
+  if (flow->kind == FL_UNHIDE) {
+    struct fl_addr addr = flow->addr;
+    __be16 port = flow->port;
+    stamp(flow, p, now);
+    write_destination(skb, p, &addr, port);
+    return PASS;
+  }
+  if (is_over(p, flow, now)) {
+    end_connection(&p->tuple);
+    return new_connection(skb, p);
+  }
+  move_state(flow, p->tuple.protocol, FROM_CLIENT, p->event);
+  return send_forward(skb, p, flow, now);
+}
+
+/* --- Out -----------------------------------------------------------------------------------------
+ */
+
+/* Replies that change the state of the connection, which lives in its other flow. */
+static __noinline int note_reply(struct fl_tuple* reply, struct fl_flow* flow, __u32 event) {
+  struct fl_tuple key;
+  struct fl_flow* forward;
+  key_of_forward(&key, reply, flow);
+  forward = bpf_map_lookup_elem(&flows, &key);
+  if (forward) {
+    move_state(forward, reply->protocol, FROM_SERVER, event);
+  }
+  return 0;
+}
+
+static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
+  struct packet* p = new_packet(l3, FL_EGRESS);
+  struct fl_flow* flow;
+  struct fl_addr addr;
+  __be16 port;
+  enum parsed parsed;
+  __u32 now;
+  if (!p) {
+    return PASS;
+  }
+  if (parse_addresses(skb, p) != PARSED) {
+    return PASS;
+  }
+  if (p->v6 ? p->tuple.protocol == IPPROTO_ICMPV6 : p->tuple.protocol == IPPROTO_ICMP) {
+    if (p->fragment == WHOLE) {
+      translate_error(skb, p, FL_EGRESS);
+    }
+    return PASS;
+  }
+  if (!in_filter(FL_EGRESS, &p->tuple.saddr) && !in_filter(FL_EGRESS, &p->tuple.daddr)) {
+    return PASS;
+  }
+  parsed = parse_ports(skb, p);
+  if (parsed != PARSED) {
+    if (parsed == CUT_SHORT && p->fragment == LATER_FRAGMENT) {
+      count(FL_EVENT_FRAGMENT);
+    }
+    return PASS;
+  }
+  flow = bpf_map_lookup_elem(&flows, &p->tuple);
+  if (!flow) {
+    return PASS;
+  }
+  now = ticks_now();
+  if (flow->kind == FL_HIDE && flow->port == 0) {
+    if (claim_port(&p->tuple, skb->ifindex)) {
+      count(FL_EVENT_NO_PORT);
+      return TC_ACT_SHOT;
+    }
+  }
+  if (flow->kind == FL_REPLY &&
+      (p->tuple.protocol == IPPROTO_SCTP ||
+       (p->tuple.protocol == IPPROTO_TCP && p->event & (FL_TCP_SYN | FL_TCP_FIN | FL_TCP_RST)))) {
+    note_reply(&p->tuple, flow, p->event);
+  }
+  addr = flow->addr;
+  port = flow->port;
+  stamp(flow, p, now);
+  if (flow->kind == FL_REPLY && flow->client_port != p->tuple.dport) {
+    struct end source, destination;
+    __be16 client_port = flow->client_port;
+    ends(p, &source, &destination);
+    write_port(skb, p, destination.port_offset, p->tuple.dport, client_port);
+  }
+  write_source(skb, p, &addr, port);
+  return PASS;
+}
+
+/* --- Programs ------------------------------------------------------------------------------------
+ */
+
+SEC("tc")
+int fl_in(struct __sk_buff* skb) { return in(skb, ETH_HLEN); }
+
+SEC("tc")
+int fl_out(struct __sk_buff* skb) { return out(skb, ETH_HLEN); }
+
+/* For devices without a link layer. */
+SEC("tc")
+int fl_in_l3(struct __sk_buff* skb) { return in(skb, 0); }
+
+SEC("tc")
+int fl_out_l3(struct __sk_buff* skb) { return out(skb, 0); }

@@ -1,0 +1,374 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Connections: found, made, moved through their states, ended. */
+#ifndef FAIRLEAD_BPF_FLOWS_H
+#define FAIRLEAD_BPF_FLOWS_H
+
+#include "schedule.h"
+#include "states.h"
+
+/* A client port is sought so many times where the client's own is taken. */
+#define FL_MAX_PORT_TRIES 32
+
+/* The tuple of the packet that goes the other way. */
+static __always_inline void turn_around(struct fl_tuple* to, const struct fl_tuple* from,
+                                        __u8 point) {
+  to->saddr = from->daddr;
+  to->daddr = from->saddr;
+  to->sport = from->dport;
+  to->dport = from->sport;
+  to->protocol = from->protocol;
+  to->point = point;
+  to->pad = 0;
+}
+
+/* Keys of a connection's other flows, from its FL_FORWARD one. */
+static __always_inline void key_of_reply(struct fl_tuple* to, const struct fl_tuple* forward,
+                                         const struct fl_flow* flow) {
+  to->saddr = flow->addr;
+  to->daddr = forward->saddr;
+  to->sport = flow->port;
+  to->dport = flow->client_port;
+  to->protocol = forward->protocol;
+  to->point = FL_EGRESS;
+  to->pad = 0;
+}
+static __always_inline void key_of_hide(struct fl_tuple* to, const struct fl_tuple* forward,
+                                        const struct fl_flow* flow) {
+  to->saddr = forward->saddr;
+  to->daddr = flow->addr;
+  to->sport = flow->client_port;
+  to->dport = flow->port;
+  to->protocol = forward->protocol;
+  to->point = FL_EGRESS;
+  to->pad = 0;
+}
+/* Of FL_FORWARD, from FL_REPLY. */
+static __always_inline void key_of_forward(struct fl_tuple* to, const struct fl_tuple* reply,
+                                           const struct fl_flow* flow) {
+  to->saddr = reply->daddr;
+  to->daddr = flow->addr;
+  to->sport = flow->client_port;
+  to->dport = flow->port;
+  to->protocol = reply->protocol;
+  to->point = FL_INGRESS;
+  to->pad = 0;
+}
+/* Of FL_UNHIDE, from FL_HIDE. */
+static __always_inline void key_of_unhide(struct fl_tuple* to, const struct fl_tuple* hide,
+                                          const struct fl_addr* addr, __be16 port) {
+  to->saddr = hide->daddr;
+  to->daddr = *addr;
+  to->sport = hide->dport;
+  to->dport = port;
+  to->protocol = hide->protocol;
+  to->point = FL_INGRESS;
+  to->pad = 0;
+}
+
+static __always_inline void stamp(struct fl_flow* flow, const struct packet* p, __u32 now) {
+  if (flow->seen != now) {
+    flow->seen = now;
+  }
+  __sync_fetch_and_add(&flow->packets, 1);
+  __sync_fetch_and_add(&flow->bytes, p->bytes);
+}
+
+/* --- Counting ------------------------------------------------------------------------------------
+ */
+
+static __always_inline void count_connection(struct fl_rs_counts* counts, __u32 inactive,
+                                             __s32 change) {
+  if (inactive) {
+    __sync_fetch_and_add(&counts->inactive, change);
+  } else {
+    __sync_fetch_and_add(&counts->active, change);
+  }
+}
+
+/* The upper threshold shuts a server out until it has come below the lower one (or 3/4 of the
+ * upper, where there is none). */
+static __always_inline void mind_thresholds(struct fl_rs* server, struct fl_rs_counts* counts) {
+  __u32 all = counts->active + counts->inactive;
+  if (server->upper == 0) {
+    if (counts->overloaded) {
+      counts->overloaded = 0;
+    }
+  } else if (all >= server->upper) {
+    counts->overloaded = 1;
+  } else if (counts->overloaded &&
+             (server->lower ? all < server->lower : all * 4 < server->upper * 3)) {
+    counts->overloaded = 0;
+  }
+}
+
+/* --- States --------------------------------------------------------------------------------------
+ */
+
+/* Exactly one CPU makes each transition, and with it the change of the counters. */
+static __always_inline void move_state(struct fl_flow* flow, __u8 protocol, __u32 direction,
+                                       __u8 event) {
+  __u32 old = flow->state;
+  __u32 new = next_state(protocol, direction, old, event);
+  struct fl_rs_counts* counts;
+  int was, is;
+  if (new == old || __sync_val_compare_and_swap(&flow->state, old, new) != old) {
+    return;
+  }
+  was = is_active(protocol, old);
+  is = is_active(protocol, new);
+  if (was != is) {
+    counts = rs_counts_at(flow->rs);
+    if (counts) {
+      count_connection(counts, !was, -1);
+      count_connection(counts, !is, 1);
+    }
+    if (is) {
+      flow->flags &= ~FL_FLOW_INACTIVE;
+    } else {
+      flow->flags |= FL_FLOW_INACTIVE;
+    }
+  }
+}
+
+/* A server that still is the one the flow was made for, and not removed. */
+static __always_inline struct fl_rs* server_of(const struct fl_flow* flow) {
+  struct fl_rs* server = rs_at(flow->rs);
+  return server && server->generation == flow->generation && server->state != FL_RS_GONE &&
+                 server->state != FL_RS_FREE
+             ? server
+             : NULL;
+}
+
+/* Silent for longer than its state allows, in both directions. */
+GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
+  struct fl_tuple reply_key;
+  struct fl_flow* reply;
+  __u32 timeout;
+  if (!key || !flow) {
+    return 0;
+  }
+  timeout = timeout_of(key->protocol, flow->state);
+  if (now - flow->seen <= timeout) {
+    return 0;
+  }
+  key_of_reply(&reply_key, key, flow);
+  reply = bpf_map_lookup_elem(&flows, &reply_key);
+  return !reply || now - reply->seen > timeout;
+}
+
+/* Takes a connection out, with all its flows, and its place in the counters. What it has carried is
+ * booked. */
+GLOBAL int end_connection(struct fl_tuple* key) {
+  struct fl_flow* found;
+  struct fl_flow flow;
+  struct fl_tuple other;
+  struct fl_rs* server;
+  struct fl_rs_counts* counts;
+  struct fl_vs_counts* totals = NULL;
+  if (!key) {
+    return 0;
+  }
+  found = bpf_map_lookup_elem(&flows, key);
+  if (!found) {
+    return 0;
+  }
+  flow = *found;
+  if (bpf_map_delete_elem(&flows, key)) {
+    return 0; /* somebody else was faster */
+  }
+  server = rs_at(flow.rs);
+  counts = rs_counts_at(flow.rs);
+  if (server && server->generation == flow.generation) {
+    totals = vs_counts_at(server->vs);
+  }
+  if (totals && counts) {
+    count_connection(counts, flow.flags & FL_FLOW_INACTIVE, -1);
+    mind_thresholds(server, counts);
+    __sync_fetch_and_add(&counts->in_packets, flow.packets);
+    __sync_fetch_and_add(&counts->in_bytes, flow.bytes);
+    __sync_fetch_and_add(&totals->in_packets, flow.packets);
+    __sync_fetch_and_add(&totals->in_bytes, flow.bytes);
+  }
+  key_of_reply(&other, key, &flow);
+  found = bpf_map_lookup_elem(&flows, &other);
+  if (found) {
+    if (totals && counts) {
+      __sync_fetch_and_add(&counts->out_packets, found->packets);
+      __sync_fetch_and_add(&counts->out_bytes, found->bytes);
+      __sync_fetch_and_add(&totals->out_packets, found->packets);
+      __sync_fetch_and_add(&totals->out_bytes, found->bytes);
+    }
+    bpf_map_delete_elem(&flows, &other);
+  }
+  if (flow.flags & FL_FLOW_HIDDEN) {
+    key_of_hide(&other, key, &flow);
+    found = bpf_map_lookup_elem(&flows, &other);
+    if (found) {
+      struct fl_tuple unhide;
+      key_of_unhide(&unhide, &other, &found->addr, found->port);
+      bpf_map_delete_elem(&flows, &unhide);
+      bpf_map_delete_elem(&flows, &other);
+    }
+  }
+  return 0;
+}
+
+/* --- New connections -----------------------------------------------------------------------------
+ */
+
+static __always_inline __u32 class_of(struct __sk_buff* skb, const struct fl_addr* client) {
+  __u32 interface = skb->ifindex;
+  struct fl_device* device = bpf_map_lookup_elem(&devices, &interface);
+  struct fl_prefix prefix;
+  __u32* known;
+  if (device && device->flags & FL_DEVICE_PODS) {
+    return FL_CLASS_POD;
+  }
+  prefix.length = 128;
+  prefix.addr = *client;
+  known = bpf_map_lookup_elem(&classes, &prefix);
+  return known && *known < FL_CLASSES ? *known : FL_CLASS_EXTERNAL;
+}
+
+static __always_inline void mask_addr(struct fl_addr* to, const struct fl_addr* from, __u32 bits) {
+  int i;
+  for (i = 0; i < 4; ++i) {
+    __u32 here = bits > 32U * i ? bits - 32U * i : 0;
+    __u32 mask = here >= 32 ? 0xffffffffU : here == 0 ? 0 : ~(0xffffffffU >> here);
+    to->words[i] = from->words[i] & bpf_htonl(mask);
+  }
+}
+
+/* The server that a client is bound to, if that one still takes connections. Marks the use. */
+static __noinline __u32 bound_server(struct fl_client_key* key, __u32 now) {
+  struct fl_client* client = bpf_map_lookup_elem(&clients, key);
+  struct fl_rs* server;
+  if (!client || now - client->seen > client->timeout) {
+    return 0;
+  }
+  server = rs_at(client->rs);
+  if (!server || server->generation != client->generation || server->vs != key->vs ||
+      server->state != FL_RS_UP || server->weight == 0) {
+    return 0;
+  }
+  client->seen = now;
+  return client->rs;
+}
+
+static __noinline int bind_client(struct fl_client_key* key, __u32 number, __u32 seconds) {
+  struct fl_client* old = bpf_map_lookup_elem(&clients, key);
+  struct fl_rs* server = rs_at(number);
+  struct fl_rs_counts* counts;
+  struct fl_client client;
+  if (!server) {
+    return 0;
+  }
+  if (old) {
+    struct fl_rs* before = rs_at(old->rs);
+    counts = rs_counts_at(old->rs);
+    if (before && counts && before->generation == old->generation) {
+      __sync_fetch_and_add(&counts->persistent, -1);
+    }
+  }
+  client.rs = number;
+  client.generation = server->generation;
+  client.seen = ticks_now();
+  client.timeout = seconds * FL_TICKS_PER_SECOND;
+  counts = rs_counts_at(number);
+  if (counts && !bpf_map_update_elem(&clients, key, &client, BPF_ANY)) {
+    __sync_fetch_and_add(&counts->persistent, 1);
+  }
+  return 0;
+}
+
+/* Through persistence, else by the scheduler. 0: no server. */
+GLOBAL __u32 choose(struct choice* choice, struct fl_addr* client) {
+  struct fl_client_key key;
+  struct fl_vs* server;
+  __u32 number;
+  if (!choice || !client) {
+    return 0;
+  }
+  server = vs_at(choice->vs);
+  if (!server) {
+    return 0;
+  }
+  choice->client = fold(client);
+  if (!(server->flags & FL_VS_HASH_PORT)) {
+    choice->port = 0;
+  }
+  if (!server->persistence) {
+    return schedule(choice);
+  }
+  mask_addr(&key.addr, client, server->persistence_prefix);
+  key.vs = choice->vs;
+  number = bound_server(&key, ticks_now());
+  if (number == 0) {
+    number = schedule(choice);
+    if (number) {
+      bind_client(&key, number, server->persistence);
+    }
+  }
+  return number;
+}
+
+/*
+ * Inserts the flows of a connection. -EEXIST: another CPU was faster with the same one, or no
+ * client port was to be had; other errors: the table is full.
+ */
+GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow) {
+  struct fl_tuple other;
+  struct fl_flow half;
+  int error, i;
+  if (!forward || !flow) {
+    return -1;
+  }
+  __builtin_memset(&half, 0, sizeof(half));
+  half.rs = flow->rs;
+  half.generation = flow->generation;
+  half.seen = flow->seen;
+  half.born = flow->born;
+
+  half.kind = FL_REPLY;
+  half.flags = flow->flags;
+  half.addr = forward->daddr;
+  half.port = forward->dport;
+  half.client_port = forward->sport;
+  key_of_reply(&other, forward, flow);
+  error = bpf_map_update_elem(&flows, &other, &half, BPF_NOEXIST);
+  for (i = 0; error == -17 && i < FL_MAX_PORT_TRIES; ++i) {
+    struct fl_flow* taken = bpf_map_lookup_elem(&flows, &other);
+    if (taken && same_addr(&taken->addr, &forward->daddr) && taken->port == forward->dport &&
+        taken->client_port == forward->sport) {
+      return error;
+    }
+    /* The same client port leads to this server by another virtual server. */
+    other.dport = bpf_htons(1024 + bpf_get_prandom_u32() % 28976);
+    flow->client_port = other.dport;
+    error = bpf_map_update_elem(&flows, &other, &half, BPF_NOEXIST);
+  }
+  if (error) {
+    return error;
+  }
+  if (flow->flags & FL_FLOW_HIDDEN) {
+    struct fl_tuple hide;
+    half.kind = FL_HIDE;
+    half.port = 0;
+    half.client_port = 0;
+    key_of_hide(&hide, forward, flow);
+    error = bpf_map_update_elem(&flows, &hide, &half, BPF_ANY);
+  }
+  if (!error) {
+    error = bpf_map_update_elem(&flows, forward, flow, BPF_NOEXIST);
+  }
+  if (error) {
+    bpf_map_delete_elem(&flows, &other);
+    if (flow->flags & FL_FLOW_HIDDEN) {
+      key_of_hide(&other, forward, flow);
+      bpf_map_delete_elem(&flows, &other);
+    }
+  }
+  return error;
+}
+
+#endif

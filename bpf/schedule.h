@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Which real server gets a new connection: the schedulers of kernel IPVS. User space lays out the
+ * block of slots for each (src/dataplane/ebpf/scheduling.h) so that a pick here is an index, or one
+ * walk in the kernel's order.
+ */
+#ifndef FAIRLEAD_BPF_SCHEDULE_H
+#define FAIRLEAD_BPF_SCHEDULE_H
+
+#include "packet.h"
+
+/* How many servers at their threshold a turn skips before it gives up. */
+#define FL_MAX_SKIPS 64
+
+/* What is asked of the scheduler. */
+struct choice {
+  __u32 vs;
+  __u32 set;
+  __u64 block;
+  __u32 client; /* folded source address, in the CPU's order */
+  __u32 port;   /* client's port in the CPU's order, or 0 where it does not count */
+  __u32 target; /* folded destination address */
+};
+
+static __always_inline struct fl_slot* slot_at(__u64 block, __u32 index) {
+  __u32 at = FL_BLOCK_BASE(block) + 1 + index;
+  return bpf_map_lookup_elem(&slots, &at);
+}
+
+/* May the server take a new connection? A slot of a block that was replaced a moment ago can name a
+ * server of somebody else's by now. */
+static __always_inline int is_usable(__u32 number, __u32 vs) {
+  struct fl_rs* server = rs_at(number);
+  struct fl_rs_counts* counts = rs_counts_at(number);
+  return server && counts && server->vs == vs && server->state == FL_RS_UP && !counts->overloaded;
+}
+
+static __always_inline __u32 fold(const struct fl_addr* addr) {
+  if (is_v4(addr)) {
+    return bpf_ntohl(addr->words[3]);
+  }
+  return bpf_ntohl(addr->words[0] ^ addr->words[1] ^ addr->words[2] ^ addr->words[3]);
+}
+
+/* A walk over a block, by bpf_loop: the verifier then looks at one step. */
+struct walk {
+  struct choice choice;
+  __u32 scheduler;
+  __u32 count;
+  __u32 loop;   /* turns: where the sequence repeats from */
+  __u32 bucket; /* hashes: where the first try was */
+  __u32 chosen;
+  __u32 pad;
+  __u64 load, weight; /* of the chosen one */
+};
+#define STOP 1
+#define GO_ON 0
+
+/* --- Turns -------------------------------------------------------------------------------------
+ */
+
+static long next_turn(__u32 index, void* context) {
+  struct walk* w = context;
+  struct fl_vs_counts* counts = vs_counts_at(w->choice.vs);
+  __u32 set = w->choice.set;
+  struct fl_slot* slot;
+  __u32 cursor;
+  if (!counts || set >= FL_CLASSES || index >= w->count || w->loop >= w->count) {
+    return STOP;
+  }
+  cursor = __sync_fetch_and_add(&counts->cursor[set], 1);
+  if (cursor >= w->count) {
+    cursor = w->loop + (cursor - w->loop) % (w->count - w->loop);
+  }
+  slot = slot_at(w->choice.block, cursor);
+  if (slot && is_usable(slot->rs, w->choice.vs)) {
+    w->chosen = slot->rs;
+    return STOP;
+  }
+  return GO_ON;
+}
+
+/* --- The least loaded ----------------------------------------------------------------------------
+ */
+
+/*
+ * A server replaces the best so far only if it is better, so that ties fall to the first. Loads are
+ * compared as load / weight by cross multiplication; lc compares with weight 1.
+ */
+static long next_least(__u32 index, void* context) {
+  struct walk* w = context;
+  struct fl_slot* slot;
+  struct fl_rs_counts* counts;
+  __u64 load, weight;
+  if (index >= w->count) {
+    return STOP;
+  }
+  slot = slot_at(w->choice.block, index);
+  if (!slot || slot->weight == 0 || !is_usable(slot->rs, w->choice.vs)) {
+    return GO_ON;
+  }
+  counts = rs_counts_at(slot->rs);
+  if (!counts) {
+    return GO_ON;
+  }
+  weight = slot->weight;
+  if (w->scheduler == FL_NQ && counts->active == 0) {
+    w->chosen = slot->rs;
+    return STOP;
+  }
+  if (w->scheduler == FL_SED || w->scheduler == FL_NQ) {
+    load = (__u64)counts->active + 1;
+  } else {
+    load = ((__u64)counts->active << 8) + counts->inactive;
+    if (w->scheduler == FL_LC) {
+      weight = 1;
+    }
+  }
+  if (w->chosen == 0 || w->load * weight > load * w->weight) {
+    w->chosen = slot->rs;
+    w->load = load;
+    w->weight = weight;
+  }
+  return GO_ON;
+}
+
+/* fo, ovf: the heaviest, of those with room (at most `weight` active connections) for ovf. */
+static long next_heaviest(__u32 index, void* context) {
+  struct walk* w = context;
+  struct fl_slot* slot;
+  struct fl_rs_counts* counts;
+  if (index >= w->count) {
+    return STOP;
+  }
+  slot = slot_at(w->choice.block, index);
+  if (!slot || slot->weight <= w->weight || !is_usable(slot->rs, w->choice.vs)) {
+    return GO_ON;
+  }
+  counts = rs_counts_at(slot->rs);
+  if (counts && (w->scheduler != FL_OVF || counts->active <= slot->weight)) {
+    w->chosen = slot->rs;
+    w->weight = slot->weight;
+  }
+  return GO_ON;
+}
+
+/* --- Hashes --------------------------------------------------------------------------------------
+ */
+
+static __always_inline __u32 hash32(__u32 value) { return (value * 0x61C88647U) >> 24; }
+
+static __always_inline __u64 rotate(__u64 value, int bits) {
+  return value << bits | value >> (64 - bits);
+}
+
+/* SipHash-1-3 of one 4-byte word, the low half: what the kernel's hsiphash is on 64-bit machines.
+ */
+static __always_inline __u32 maglev_hash(__u32 word) {
+  __u64 key = 2654435761ULL;
+  __u64 v0 = 0x736f6d6570736575ULL ^ key;
+  __u64 v1 = 0x646f72616e646f6dULL ^ key;
+  __u64 v2 = 0x6c7967656e657261ULL ^ key;
+  __u64 v3 = 0x7465646279746573ULL ^ key;
+  __u64 block = (4ULL << 56) | word;
+  int i;
+  v3 ^= block;
+  for (i = 0; i < 4; ++i) {
+    if (i == 1) {
+      v0 ^= block;
+      v2 ^= 0xff;
+    }
+    v0 += v1;
+    v1 = rotate(v1, 13) ^ v0;
+    v0 = rotate(v0, 32);
+    v2 += v3;
+    v3 = rotate(v3, 16) ^ v2;
+    v0 += v3;
+    v3 = rotate(v3, 21) ^ v0;
+    v2 += v1;
+    v1 = rotate(v1, 17) ^ v2;
+    v2 = rotate(v2, 32);
+  }
+  return (__u32)(v0 ^ v1 ^ v2 ^ v3);
+}
+
+static __always_inline __u32 bucket_of(const struct choice* choice, __u32 scheduler, __u32 offset) {
+  switch (scheduler) {
+    case FL_SH:
+      return (offset + hash32(choice->port + choice->client)) & (FL_SH_SIZE - 1);
+    case FL_DH:
+      return hash32(choice->target) & (FL_SH_SIZE - 1);
+    default:
+      return maglev_hash(offset + choice->port + choice->client) % FL_MH_SIZE;
+  }
+}
+
+static __always_inline __u32 table_size(__u32 scheduler) {
+  return scheduler == FL_MH ? FL_MH_SIZE : FL_SH_SIZE;
+}
+
+/* The first try, and with fallback those after it. */
+static long next_bucket(__u32 index, void* context) {
+  struct walk* w = context;
+  struct fl_slot* slot;
+  __u32 bucket;
+  if (w->count < table_size(w->scheduler)) {
+    return STOP;
+  }
+  if (index == 0) {
+    bucket = w->bucket = bucket_of(&w->choice, w->scheduler, 0);
+  } else {
+    bucket =
+        bucket_of(&w->choice, w->scheduler, (index - 1 + w->bucket) % table_size(w->scheduler));
+  }
+  slot = slot_at(w->choice.block, bucket);
+  if (slot && slot->weight && is_usable(slot->rs, w->choice.vs)) {
+    w->chosen = slot->rs;
+    return STOP;
+  }
+  return GO_ON;
+}
+
+/* --- Any -----------------------------------------------------------------------------------------
+ */
+
+/* Number of the chosen real server; 0: none takes new connections. */
+GLOBAL __u32 schedule(struct choice* choice) {
+  struct fl_vs* server;
+  struct fl_slot* header;
+  struct walk w;
+  __u32 header_at;
+  if (!choice) {
+    return 0;
+  }
+  header_at = FL_BLOCK_BASE(choice->block);
+  server = vs_at(choice->vs);
+  header = bpf_map_lookup_elem(&slots, &header_at);
+  if (!server || !header || choice->block == 0) {
+    return 0;
+  }
+  __builtin_memset(&w, 0, sizeof(w));
+  w.choice = *choice;
+  w.scheduler = server->scheduler;
+  w.count = FL_BLOCK_COUNT(choice->block) & 0xffffff;
+  w.loop = w.scheduler == FL_WRR ? header->rs : 0;
+  switch (w.scheduler) {
+    case FL_RR:
+    case FL_WRR:
+      bpf_loop(FL_MAX_SKIPS, next_turn, &w, 0);
+      break;
+    case FL_LC:
+    case FL_WLC:
+    case FL_SED:
+    case FL_NQ:
+      bpf_loop(FL_MAX_SCAN, next_least, &w, 0);
+      break;
+    case FL_FO:
+    case FL_OVF:
+      bpf_loop(FL_MAX_SCAN, next_heaviest, &w, 0);
+      break;
+    default:
+      bpf_loop(server->flags & FL_VS_FALLBACK && w.scheduler != FL_DH ? 1 + FL_MH_SIZE : 1,
+               next_bucket, &w, 0);
+      break;
+  }
+  return w.chosen;
+}
+
+#endif

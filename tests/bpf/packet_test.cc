@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packet in, packet out, and the maps after it. Needs root; touches nothing outside its own maps.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "packets.h"
+#include "programs.h"
+
+namespace fairlead::packets {
+namespace {
+
+using testing::AnyOf;
+using testing::Eq;
+
+/// The same places in both families.
+struct Family {
+  std::string name;
+  std::string client, other_client, virtual_server, server, server2, node, router;
+
+  [[nodiscard]] std::string at(const std::string& address, int port) const {
+    return (name == "v6" ? "[" + address + "]:" : address + ":") + std::to_string(port);
+  }
+};
+const Family kV4{"v4",           "192.0.2.10",   "192.0.2.11",     "203.0.113.1",
+                 "198.51.100.1", "198.51.100.2", "198.51.100.254", "192.0.2.254"};
+const Family kV6{"v6",
+                 "2001:db8:1::10",
+                 "2001:db8:1::11",
+                 "2001:db8:96::1",
+                 "2001:db8:2::1",
+                 "2001:db8:2::2",
+                 "2001:db8:2::254",
+                 "2001:db8:1::254"};
+
+std::string text(const Verdict& verdict) { return read(verdict.frame).text(); }
+
+class Base {
+ protected:
+  explicit Base(const Family& family) : f(family) { programs.set_hide(kV4.node, kV6.node); }
+
+  [[nodiscard]] std::string client(int port = 40000) const { return f.at(f.client, port); }
+  [[nodiscard]] std::string vip(int port = 80) const { return f.at(f.virtual_server, port); }
+  [[nodiscard]] std::string server(int port = 8080) const { return f.at(f.server, port); }
+  [[nodiscard]] std::string server2(int port = 8080) const { return f.at(f.server2, port); }
+
+  Verdict in(const std::string& from, const std::string& to, std::uint8_t flags = kSyn) {
+    Packet packet{from, to, protocol};
+    packet.tcp_flags = flags;
+    return programs.in(build(packet));
+  }
+  Verdict out(const std::string& from, const std::string& to, std::uint8_t flags = kAck) {
+    Packet packet{from, to, protocol};
+    packet.tcp_flags = flags;
+    packet.sctp_chunk = 0;
+    return programs.out(build(packet));
+  }
+
+  const Family& f;
+  std::uint8_t protocol = IPPROTO_TCP;
+  Programs programs;
+};
+
+class ByFamily : public testing::TestWithParam<const Family*>, public Base {
+ protected:
+  ByFamily() : Base(*GetParam()) {}
+};
+INSTANTIATE_TEST_SUITE_P(Packets, ByFamily, testing::Values(&kV4, &kV6),
+                         [](const auto& param) { return param.param->name; });
+
+struct Cell {
+  const Family* family;
+  std::uint8_t protocol;
+  bool hidden;
+};
+class Way : public testing::TestWithParam<Cell>, public Base {
+ protected:
+  Way() : Base(*GetParam().family) { protocol = GetParam().protocol; }
+};
+
+TEST_P(Way, ThereAndBackAgain) {
+  programs.add({.address = vip(),
+                .protocol = protocol,
+                .servers = {{server()}},
+                .masquerade = GetParam().hidden});
+  for (int round = 0; round < 3; ++round) {
+    const std::uint8_t first = round == 0 ? kSyn : kAck;
+    Packet request{client(), vip(), protocol};
+    request.tcp_flags = first;
+    request.payload = static_cast<std::size_t>(round) * 333;
+    const Verdict there = programs.in(build(request));
+    ASSERT_EQ(there.action, kPass);
+    EXPECT_EQ(text(there), client() + " > " + server());
+
+    const Verdict onward = programs.out(there.frame);
+    ASSERT_EQ(onward.action, kPass);
+    const Read seen = read(onward.frame);
+    if (GetParam().hidden) {
+      EXPECT_THAT(seen.source, testing::HasSubstr(f.node));
+      EXPECT_EQ(seen.destination, server());
+    } else {
+      EXPECT_EQ(seen.text(), client() + " > " + server());
+    }
+
+    Packet answer{server(), seen.source, protocol};
+    answer.tcp_flags = round == 0 ? kSyn | kAck : kAck;
+    answer.sctp_chunk = 0;
+    answer.payload = 77;
+    const Verdict back = programs.in(build(answer));
+    ASSERT_EQ(back.action, kPass);
+    EXPECT_EQ(text(back), server() + " > " + client());
+    const Verdict home = programs.out(back.frame);
+    ASSERT_EQ(home.action, kPass);
+    EXPECT_EQ(text(home), vip() + " > " + client());
+  }
+  EXPECT_EQ(programs.flow_count(), GetParam().hidden ? 4U : 2U);
+  const auto flow = programs.forward_flow(client(), vip(), protocol);
+  ASSERT_TRUE(flow);
+  EXPECT_EQ(flow->packets, 3U);
+}
+INSTANTIATE_TEST_SUITE_P(
+    Packets, Way,
+    testing::Values(Cell{&kV4, IPPROTO_TCP, false}, Cell{&kV4, IPPROTO_TCP, true},
+                    Cell{&kV4, IPPROTO_UDP, false}, Cell{&kV4, IPPROTO_UDP, true},
+                    Cell{&kV4, IPPROTO_SCTP, false}, Cell{&kV4, IPPROTO_SCTP, true},
+                    Cell{&kV6, IPPROTO_TCP, false}, Cell{&kV6, IPPROTO_TCP, true},
+                    Cell{&kV6, IPPROTO_UDP, false}, Cell{&kV6, IPPROTO_UDP, true},
+                    Cell{&kV6, IPPROTO_SCTP, false}, Cell{&kV6, IPPROTO_SCTP, true}),
+    [](const auto& param) {
+      return param.param.family->name + std::to_string(param.param.protocol) +
+             (param.param.hidden ? "hidden" : "plain");
+    });
+
+TEST_P(ByFamily, WhatIsNotOursPassesUntouched) {
+  programs.add({.address = vip(), .servers = {{server()}}});
+  const Bytes elsewhere = build({client(), f.at(f.other_client, 80)});
+  for (const char* program : {"fl_in", "fl_out"}) {
+    const Verdict verdict = programs.run(program, elsewhere);
+    EXPECT_EQ(verdict.action, kPass);
+    EXPECT_EQ(verdict.frame, elsewhere);
+  }
+  EXPECT_EQ(programs.flow_count(), 0U);
+}
+
+TEST_P(ByFamily, CutShortPacketsDoNoHarm) {
+  programs.add({.address = vip(), .servers = {{server()}}});
+  const Bytes whole = build({client(), vip()});
+  // The test call itself wants a whole network header.
+  const std::size_t least = f.name == "v4" ? 34 : 54;
+  for (std::size_t length = least; length < whole.size(); ++length) {
+    const Bytes cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length));
+    EXPECT_EQ(programs.in(cut).action, kPass) << length;
+    EXPECT_EQ(programs.out(cut).action, kPass) << length;
+  }
+  EXPECT_EQ(programs.flow_count(), 0U);
+}
+
+TEST_P(ByFamily, PodReachesItselfThroughTheService) {
+  programs.add({.address = vip(), .servers = {{server()}}});
+  const std::string pod = f.at(f.server, 40000);
+  const Verdict there = in(pod, vip());
+  EXPECT_EQ(text(there), pod + " > " + server());
+  const Read seen = read(programs.out(there.frame).frame);
+  EXPECT_THAT(seen.source, testing::HasSubstr(f.node));
+  const Verdict back = in(server(), seen.source, kSyn | kAck);
+  EXPECT_EQ(text(back), server() + " > " + pod);
+  EXPECT_EQ(text(programs.out(back.frame)), vip() + " > " + pod);
+}
+
+TEST_P(ByFamily, NoServerIsRefusedOrDropped) {
+  programs.add({.address = vip(80)});
+  programs.add({.address = vip(81), .drop_if_empty = true});
+  for (const std::uint8_t p : {IPPROTO_TCP, IPPROTO_UDP}) {
+    // The UDP port has no virtual server, but the address is ours.
+    const Bytes request = build({.source = client(),
+                                 .destination = vip(80),
+                                 .protocol = static_cast<std::uint8_t>(p),
+                                 .payload = 100});
+    const Verdict verdict = programs.in(request);
+    ASSERT_EQ(verdict.action, kRedirect);
+    const Read answer = read(verdict.frame);
+    EXPECT_EQ(answer.text(), f.virtual_server + " > " + f.client);
+    EXPECT_EQ(answer.icmp_type, f.name == "v4" ? 3 : 1);
+    EXPECT_EQ(answer.icmp_code, f.name == "v4" ? 3 : 4);
+    EXPECT_EQ(answer.quoted_source + " > " + answer.quoted_destination, client() + " > " + vip(80));
+    const Read asked = read(request);
+    EXPECT_EQ(answer.destination_mac, asked.source_mac);
+    EXPECT_EQ(answer.source_mac, asked.destination_mac);
+  }
+  EXPECT_EQ(in(client(), vip(81)).action, kShot);
+  EXPECT_EQ(programs.flow_count(), 0U);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_REFUSED), 2U);
+}
+
+TEST_P(ByFamily, ShortDatagramIsRefused) {
+  programs.add({.address = vip()});
+  const Verdict verdict = programs.in(
+      build({.source = client(), .destination = vip(), .protocol = IPPROTO_UDP, .payload = 1}));
+  ASSERT_EQ(verdict.action, kRedirect);
+  EXPECT_EQ(read(verdict.frame).quoted_destination, vip());
+}
+
+TEST_P(ByFamily, StraySegmentIsReset) {
+  programs.add({.address = vip(), .servers = {{server()}}});
+  Packet segment{client(), vip()};
+  segment.tcp_flags = kAck;
+  segment.acknowledged = 4711;
+  segment.payload = 50;
+  const Verdict verdict = programs.in(build(segment));
+  ASSERT_EQ(verdict.action, kRedirect);
+  const Read answer = read(verdict.frame);
+  EXPECT_EQ(answer.text(), vip() + " > " + client());
+  EXPECT_EQ(answer.tcp_flags, kRst);
+  EXPECT_EQ(answer.sequence, 4711U);
+  segment.tcp_flags = kFin;
+  const Read second = read(programs.in(build(segment)).frame);
+  EXPECT_EQ(second.tcp_flags, kRst | kAck);
+  EXPECT_EQ(second.acknowledged, 1000U + 50 + 1);
+  EXPECT_EQ(in(client(), vip(), kRst).action, kShot);
+  EXPECT_EQ(programs.flow_count(), 0U);
+}
+
+TEST_P(ByFamily, StraySegmentToTheNodeIsTheStacks) {
+  programs.add({.address = vip(), .servers = {{server()}}, .on_node = true});
+  EXPECT_EQ(in(client(), vip(), kAck).action, kPass);
+  EXPECT_EQ(in(client(), vip(81)).action, kPass);  // another port of the node
+}
+
+TEST_P(ByFamily, TurnsGoRound) {
+  programs.add({.address = vip(), .servers = {{server()}, {server2()}}});
+  EXPECT_EQ(text(in(client(1), vip())), client(1) + " > " + server());
+  EXPECT_EQ(text(in(client(2), vip())), client(2) + " > " + server2());
+  EXPECT_EQ(text(in(client(3), vip())), client(3) + " > " + server());
+  EXPECT_EQ(text(in(client(2), vip(), kAck)), client(2) + " > " + server2());
+}
+
+TEST_P(ByFamily, StatesAndCounters) {
+  const auto service = programs.add({.address = vip(), .servers = {{server()}}});
+  const auto number = programs.server_number(service, 0);
+  const auto state = [&] { return programs.forward_flow(client(), vip())->state; };
+  const auto shares = [&] {
+    const auto counts = programs.counts(number);
+    return std::pair(counts.active, counts.inactive);
+  };
+  struct Step {
+    const char* name;
+    bool from_client;
+    std::uint8_t flags;
+    std::uint32_t want;
+    std::pair<std::uint32_t, std::uint32_t> counts;
+  };
+  const std::vector<Step> steps = {
+      {"SYN", true, kSyn, bpf::FL_TCP_SYN_RECV, {1, 0}},
+      {"SYN again", true, kSyn, bpf::FL_TCP_SYN_RECV, {1, 0}},
+      {"SYN ACK", false, kSyn | kAck, bpf::FL_TCP_SYN_RECV, {1, 0}},
+      {"ACK", true, kAck, bpf::FL_TCP_ESTABLISHED, {1, 0}},
+      {"data back", false, kAck, bpf::FL_TCP_ESTABLISHED, {1, 0}},
+      {"FIN", true, kFin | kAck, bpf::FL_TCP_CLOSE_WAIT, {0, 1}},
+      {"FIN back", false, kFin | kAck, bpf::FL_TCP_TIME_WAIT, {0, 1}},
+      {"last ACK", true, kAck, bpf::FL_TCP_TIME_WAIT, {0, 1}},
+      {"new SYN", true, kSyn, bpf::FL_TCP_SYN_RECV, {1, 0}},
+      {"RST back", false, kRst, bpf::FL_TCP_CLOSE, {0, 1}},
+  };
+  for (const Step& step : steps) {
+    if (step.from_client) {
+      EXPECT_EQ(text(in(client(), vip(), step.flags)), client() + " > " + server()) << step.name;
+    } else {
+      EXPECT_EQ(text(out(server(), client(), step.flags)), vip() + " > " + client()) << step.name;
+    }
+    EXPECT_EQ(state(), step.want) << step.name;
+    EXPECT_EQ(shares(), step.counts) << step.name;
+  }
+  EXPECT_EQ(programs.counts(number).connections, 2U);
+  EXPECT_EQ(programs.counts(number).in_packets, 5U);  // of the first one, booked at its end
+  EXPECT_EQ(programs.counts(number).out_packets, 3U);
+}
+
+TEST_P(ByFamily, SilenceEndsAConnection) {
+  programs.set_tcp_timeout(bpf::FL_TCP_ESTABLISHED, 100);
+  programs.add({.address = vip(), .servers = {{server()}, {server2()}}});
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
+  EXPECT_EQ(text(in(client(), vip(), kAck)), client() + " > " + server());
+  programs.age(client(), vip(), 90);
+  EXPECT_EQ(text(in(client(), vip(), kAck)), client() + " > " + server());
+  programs.age(client(), vip(), 101);
+  EXPECT_EQ(in(client(), vip(), kAck).action, kRedirect);  // a stray segment by now
+  EXPECT_EQ(programs.flow_count(), 0U);
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server2());
+}
+
+TEST_P(ByFamily, RemovedServer) {
+  const auto tcp = programs.add({.address = vip(80), .servers = {{server()}}});
+  EXPECT_EQ(in(client(), vip(80)).action, kPass);
+  EXPECT_EQ(in(client(), vip(80), kAck).action, kPass);
+  programs.set_server_state(programs.server_number(tcp, 0), bpf::FL_RS_DRAINING);
+  EXPECT_EQ(in(client(), vip(80), kAck).action, kPass);
+  EXPECT_EQ(in(client(2), vip(80)).action, kRedirect);  // no new connection: refused
+  programs.set_server_state(programs.server_number(tcp, 0), bpf::FL_RS_GONE);
+  const Verdict verdict = in(client(), vip(80), kAck);
+  ASSERT_EQ(verdict.action, kRedirect);
+  EXPECT_EQ(read(verdict.frame).tcp_flags, kRst);
+  EXPECT_EQ(programs.counts(programs.server_number(tcp, 0)).active, 0U);
+
+  protocol = IPPROTO_UDP;
+  const auto udp = programs.add(
+      {.address = vip(53), .protocol = IPPROTO_UDP, .servers = {{server()}, {server2()}}});
+  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server());
+  programs.set_server_state(programs.server_number(udp, 0), bpf::FL_RS_GONE);
+  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server2());
+}
+
+TEST_P(ByFamily, PersistentClientStays) {
+  const auto service =
+      programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .persistence = 60});
+  for (int port = 1; port < 4; ++port) {
+    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
+  }
+  EXPECT_EQ(text(in(f.at(f.other_client, 1), vip())), f.at(f.other_client, 1) + " > " + server2());
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 1U);
+  programs.set_server_state(programs.server_number(service, 0), bpf::FL_RS_DRAINING);
+  EXPECT_EQ(text(in(client(9), vip())), client(9) + " > " + server2());
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 0U);
+  EXPECT_EQ(programs.counts(programs.server_number(service, 1)).persistent, 2U);
+}
+
+TEST_P(ByFamily, LeastConnections) {
+  programs.add(
+      {.address = vip(), .servers = {{server(), 1}, {server2(), 3}}, .scheduler = bpf::FL_WLC});
+  std::string picks;
+  for (int port = 1; port <= 8; ++port) {
+    picks += text(in(client(port), vip())).ends_with(server()) ? 'a' : 'b';
+  }
+  EXPECT_EQ(picks, "abbbabbb");
+}
+
+TEST_P(ByFamily, OneClientPortToOneServerByTwoServices) {
+  programs.add({.address = vip(80), .servers = {{server()}}});
+  programs.add({.address = vip(81), .servers = {{server()}}});
+  EXPECT_EQ(text(in(client(), vip(80))), client() + " > " + server());
+  const Read second = read(in(client(), vip(81)).frame);
+  EXPECT_NE(second.source, client());
+  EXPECT_THAT(second.source, testing::HasSubstr(f.client));
+  EXPECT_EQ(second.destination, server());
+  // Each reply finds its way.
+  EXPECT_EQ(text(out(server(), client(), kSyn | kAck)), vip(80) + " > " + client());
+  EXPECT_EQ(text(out(server(), second.source, kSyn | kAck)), vip(81) + " > " + client());
+  EXPECT_EQ(text(in(client(), vip(81), kAck)), second.source + " > " + server());
+}
+
+TEST_P(ByFamily, FullTableTakesNoNewAndHurtsNoOld) {
+  Programs small(8);
+  small.add({.address = vip(), .servers = {{server()}}});
+  int refused = 0;
+  for (int port = 1; port <= 40; ++port) {
+    refused += small.in(build({client(port), vip()})).action == kShot ? 1 : 0;
+  }
+  EXPECT_GE(refused, 30);
+  EXPECT_EQ(small.event(bpf::FL_EVENT_TABLE_FULL), static_cast<std::uint64_t>(refused));
+  Packet ack{client(1), vip()};
+  ack.tcp_flags = kAck;
+  EXPECT_EQ(text(small.in(build(ack))), client(1) + " > " + server());
+}
+
+TEST_P(ByFamily, ErrorsAboutRequests) {
+  protocol = IPPROTO_UDP;
+  const std::uint8_t unreachable = f.name == "v4" ? 3 : 1;
+  programs.add({.address = vip(), .protocol = protocol, .servers = {{server()}}});
+  const Verdict there = in(client(), vip());
+  // The server's host says that nobody listens: on its way out to the client.
+  const Verdict plain = programs.out(build_error(f.server, f.client, unreachable, 3, there.frame));
+  Read seen = read(plain.frame);
+  EXPECT_EQ(seen.text(), f.virtual_server + " > " + f.client);
+  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + vip());
+}
+
+TEST_P(ByFamily, ErrorsAboutHiddenClients) {
+  protocol = IPPROTO_UDP;
+  const std::uint8_t unreachable = f.name == "v4" ? 3 : 1;
+  programs.add(
+      {.address = vip(), .protocol = protocol, .servers = {{server()}}, .masquerade = true});
+  const Verdict there = in(client(), vip());
+  const Verdict onward = programs.out(there.frame);
+  const Verdict inside = programs.in(build_error(f.server, f.node, unreachable, 3, onward.frame));
+  Read seen = read(inside.frame);
+  EXPECT_EQ(seen.text(), f.server + " > " + f.client);
+  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + server());
+  seen = read(programs.out(inside.frame).frame);
+  EXPECT_EQ(seen.text(), f.virtual_server + " > " + f.client);
+  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + vip());
+}
+
+TEST_P(ByFamily, ErrorsAboutReplies) {
+  protocol = IPPROTO_UDP;
+  for (const bool hidden : {false, true}) {
+    const int port = hidden ? 81 : 80;
+    programs.add({.address = vip(port),
+                  .protocol = protocol,
+                  .servers = {{server()}},
+                  .masquerade = hidden});
+    const Verdict onward = programs.out(in(client(port), vip(port)).frame);
+    const std::string shown = read(onward.frame).source;
+    if (hidden) {
+      (void)in(server(), shown);
+    }
+    const Verdict home = out(server(), client(port));
+    // A router on the client's side: the reply was too big.
+    const Verdict inside = programs.in(build_error(
+        f.router, f.virtual_server, f.name == "v4" ? 3 : 2, f.name == "v4" ? 4 : 0, home.frame));
+    Read seen = read(inside.frame);
+    EXPECT_EQ(seen.text(), f.router + " > " + f.server);
+    EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination,
+              server() + " > " + client(port));
+    seen = read(programs.out(inside.frame).frame);
+    EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, server() + " > " + shown);
+  }
+}
+
+TEST_P(ByFamily, Fragments) {
+  protocol = IPPROTO_UDP;
+  programs.add({.address = vip(), .protocol = protocol, .servers = {{server()}}});
+  Packet datagram{.source = client(), .destination = vip(), .protocol = protocol, .payload = 200};
+  Packet first = datagram;
+  first.fragment_offset = 0;
+  first.more_fragments = true;
+  Packet later = datagram;
+  later.fragment_offset = 64;
+  // A later one that comes first is nobody's yet.
+  EXPECT_EQ(text(programs.in(build(later))), f.client + " > " + f.virtual_server);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_FRAGMENT), 1U);
+  const Verdict a = programs.in(build(first));
+  EXPECT_EQ(text(a), client() + " > " + server());
+  const Verdict b = programs.in(build(later));
+  EXPECT_EQ(text(b), f.client + " > " + f.server);
+  // Back again, as fragments.
+  Packet reply = first;
+  reply.source = server();
+  reply.destination = client();
+  reply.id = 78;
+  EXPECT_EQ(text(programs.out(build(reply))), vip() + " > " + client());
+  reply = later;
+  reply.source = server();
+  reply.destination = client();
+  reply.id = 78;
+  EXPECT_EQ(text(programs.out(build(reply))), f.virtual_server + " > " + f.client);
+}
+
+TEST(Packets, UdpWithoutChecksumStaysWithout) {
+  Programs programs;
+  programs.add(
+      {.address = "203.0.113.1:53", .protocol = IPPROTO_UDP, .servers = {{"198.51.100.1:5353"}}});
+  Packet query{.source = "192.0.2.1:1", .destination = "203.0.113.1:53", .protocol = IPPROTO_UDP};
+  query.udp_checksum = false;
+  const Verdict verdict = programs.in(build(query));
+  EXPECT_EQ(text(verdict), "192.0.2.1:1 > 198.51.100.1:5353");
+  EXPECT_FALSE(read(verdict.frame).has_checksum);
+}
+
+TEST(Packets, ExtensionHeaders) {
+  Programs programs;
+  programs.add({.address = "[2001:db8:96::1]:80", .servers = {{"[2001:db8:2::1]:8080"}}});
+  for (const int count : {1, 6}) {
+    Packet request{"[2001:db8::1]:" + std::to_string(count), "[2001:db8:96::1]:80"};
+    request.extensions = count;
+    EXPECT_EQ(text(programs.in(build(request))),
+              "[2001:db8::1]:" + std::to_string(count) + " > [2001:db8:2::1]:8080");
+  }
+}
+
+/// Anything may come in: nothing crashes, nothing is answered that was not asked for sensibly.
+TEST(Packets, RandomDamage) {
+  Programs programs;
+  programs.set_hide(kV4.node, kV6.node);
+  std::uint32_t seed = 1;
+  const auto random = [&seed] { return seed = seed * 1664525U + 1013904223U, seed >> 8U; };
+  for (const Family* f : {&kV4, &kV6}) {
+    for (const std::uint8_t p : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
+      programs.add({.address = f->at(f->virtual_server, 80),
+                    .protocol = static_cast<std::uint8_t>(p),
+                    .servers = {{f->at(f->server, 8080)}},
+                    .masquerade = p == IPPROTO_UDP});
+      for (int round = 0; round < 3000; ++round) {
+        Packet packet{.source = f->at(f->client, 1 + static_cast<int>(random() % 50)),
+                      .destination = f->at(f->virtual_server, 80),
+                      .protocol = static_cast<std::uint8_t>(p),
+                      .payload = random() % 40};
+        packet.tcp_flags = static_cast<std::uint8_t>(random() % 32);
+        Bytes bytes = random() % 4 == 0
+                          ? build_error(f->router, f->virtual_server, 3, 4, build(packet))
+                          : build(packet);
+        for (std::uint32_t hits = random() % 4; hits > 0; --hits) {
+          // Behind the addresses, so that the damage gets past the first look.
+          bytes[14 + random() % (bytes.size() - 14)] = static_cast<std::uint8_t>(random());
+        }
+        if (random() % 4 == 0) {
+          bytes.resize(std::max<std::size_t>(54, random() % bytes.size()));
+        }
+        EXPECT_THAT(programs.in(bytes).action, AnyOf(Eq(kPass), Eq(kShot), Eq(kRedirect)));
+        EXPECT_THAT(programs.out(bytes).action, AnyOf(Eq(kPass), Eq(kShot)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fairlead::packets

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Packets as bytes, made and read independently of the programs under test.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <netinet/in.h>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "net/address.h"
+
+namespace fairlead::packets {
+
+using Bytes = std::vector<std::uint8_t>;
+
+inline constexpr std::uint8_t kFin = 1, kSyn = 2, kRst = 4, kAck = 16;
+
+/// What a test says of a packet, and what it reads of one.
+struct Packet {
+  std::string source, destination;  // `192.0.2.1:80`, `[2001:db8::1]:80`
+  std::uint8_t protocol = IPPROTO_TCP;
+  std::uint8_t tcp_flags = kSyn;
+  std::uint8_t sctp_chunk = 1;
+  std::uint32_t sequence = 1000, acknowledged = 0;
+  std::size_t payload = 0;
+  bool udp_checksum = true;
+  std::uint8_t ttl = 64;
+  /// IPv6: so many destination options headers of 8 bytes before the transport header.
+  int extensions = 0;
+  /// Fragment: offset in bytes, and whether more follow; both unset: whole.
+  std::optional<std::uint16_t> fragment_offset{};
+  bool more_fragments = false;
+  std::uint32_t id = 77;
+};
+
+/// An Ethernet frame.
+[[nodiscard]] Bytes build(const Packet& packet);
+/// An ICMP error from `source` to `destination` (addresses without ports) that quotes `about`.
+[[nodiscard]] Bytes build_error(const std::string& source, const std::string& destination,
+                                std::uint8_t type, std::uint8_t code, const Bytes& about);
+
+/// What a frame holds. Throws std::runtime_error with the reason if any length or checksum in it is
+/// wrong.
+struct Read {
+  std::string source, destination;  // with ports, or without for ICMP
+  std::uint8_t protocol = 0;
+  std::uint8_t tcp_flags = 0;
+  std::uint32_t sequence = 0, acknowledged = 0;
+  std::uint8_t icmp_type = 0, icmp_code = 0;
+  std::string quoted_source, quoted_destination;
+  std::array<std::uint8_t, 6> source_mac{}, destination_mac{};
+  bool has_checksum = true;
+
+  /// `192.0.2.1:1 > 192.0.2.2:2`
+  [[nodiscard]] std::string text() const { return source + " > " + destination; }
+};
+[[nodiscard]] Read read(std::span<const std::uint8_t> frame);
+
+}  // namespace fairlead::packets

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "programs.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <cstring>
+#include <stdexcept>
+
+namespace fairlead::packets {
+namespace {
+
+std::string last_log;
+
+int keep_log(libbpf_print_level level, const char* format, va_list arguments) {
+  if (level == LIBBPF_WARN) {
+    std::array<char, 4096> line{};
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    last_log += line.data();
+    if (last_log.size() > 8000) {
+      last_log.erase(0, last_log.size() - 8000);
+    }
+  }
+  return 0;
+}
+
+net::SocketAddress socket_of(const std::string& text) {
+  const auto parsed = net::SocketAddress::parse(text);
+  if (!parsed) {
+    throw std::runtime_error("no socket address: " + text);
+  }
+  return *parsed;
+}
+
+bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_server,
+                          std::uint8_t protocol) {
+  const net::SocketAddress from = socket_of(client);
+  const net::SocketAddress to = socket_of(virtual_server);
+  bpf::fl_tuple key{};
+  key.saddr = bpf::to_abi(from.address);
+  key.daddr = bpf::to_abi(to.address);
+  key.sport = bpf::to_abi(from.port);
+  key.dport = bpf::to_abi(to.port);
+  key.protocol = protocol;
+  key.point = bpf::FL_INGRESS;
+  return key;
+}
+
+}  // namespace
+
+Programs::Programs(std::uint32_t max_flows) {
+  libbpf_set_print(keep_log);
+  last_log.clear();
+  object_ = bpf_object__open_file(FAIRLEAD_BPF_OBJECT, nullptr);
+  if (object_ == nullptr) {
+    throw std::runtime_error(std::string("cannot open ") + FAIRLEAD_BPF_OBJECT);
+  }
+  bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, "flows"), max_flows);
+  for (const char* name : {"slots", "clients", "numbers", "fragments"}) {
+    bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, name), 65536);
+  }
+  for (const char* name : {"rs", "rs_counts", "vs", "vs_counts"}) {
+    bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, name), 2048);
+  }
+  if (bpf_object__load(object_) != 0) {
+    throw std::runtime_error("the kernel refuses the programs: " + last_log);
+  }
+  bpf::fl_config config{};
+  config.layout = FL_LAYOUT;
+  for (std::uint32_t& timeout : config.tcp_timeout) {
+    timeout = 60 * FL_TICKS_PER_SECOND;
+  }
+  for (std::uint32_t& timeout : config.sctp_timeout) {
+    timeout = 60 * FL_TICKS_PER_SECOND;
+  }
+  config.udp_timeout = 300 * FL_TICKS_PER_SECOND;
+  config.port_first[0] = 1024;
+  config.port_last[0] = 29999;
+  config.port_first[1] = 61001;
+  config.port_last[1] = 65535;
+  put("config", std::uint32_t{0}, config);
+}
+
+Programs::~Programs() { bpf_object__close(object_); }
+
+int Programs::map(const char* name) const { return bpf_object__find_map_fd_by_name(object_, name); }
+
+template <typename Key, typename Value>
+void Programs::put(const char* name, const Key& key, const Value& value) {
+  if (bpf_map_update_elem(map(name), &key, &value, BPF_ANY) != 0) {
+    throw std::runtime_error(std::string("cannot write map ") + name);
+  }
+}
+
+template <typename Value, typename Key>
+std::optional<Value> Programs::get(const char* name, const Key& key) const {
+  Value value{};
+  if (bpf_map_lookup_elem(map(name), &key, &value) != 0) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+void Programs::note(bpf::fl_point point, const bpf::fl_addr& address) {
+  auto filter = *get<bpf::fl_filter>("filter", std::uint32_t{0});
+  const std::uint32_t bit = bpf::filter_bit(address);
+  filter.bits[point][bit / 64] |= std::uint64_t{1} << (bit % 64);
+  put("filter", std::uint32_t{0}, filter);
+}
+
+std::uint32_t Programs::add(const Service& service) {
+  const net::SocketAddress address = socket_of(service.address);
+  const std::uint32_t number = next_vs_++;
+  servers_.emplace_back();
+  std::vector<bpf::fl_slot> block;
+  for (const Server& server : service.servers) {
+    const net::SocketAddress at = socket_of(server.address);
+    const std::uint32_t rs = next_rs_++;
+    bpf::fl_rs real{};
+    real.addr = bpf::to_abi(at.address);
+    real.port = bpf::to_abi(at.port);
+    real.state = bpf::FL_RS_UP;
+    real.weight = server.weight;
+    real.generation = 1;
+    real.vs = number;
+    put("rs", rs, real);
+    note(bpf::FL_EGRESS, real.addr);
+    servers_[number].push_back(rs);
+    if (server.weight > 0) {
+      block.push_back({rs, server.weight});
+    }
+  }
+  bpf::fl_vs vs{};
+  if (!block.empty()) {
+    put("slots", next_slot_, bpf::fl_slot{0, static_cast<std::uint32_t>(block.size())});
+    for (std::size_t i = 0; i < block.size(); ++i) {
+      put("slots", static_cast<std::uint32_t>(next_slot_ + 1 + i), block[i]);
+    }
+    vs.set[0] = FL_BLOCK(next_slot_, block.size(), 1);
+    next_slot_ += static_cast<std::uint32_t>(block.size()) + 1;
+  }
+  for (std::uint8_t& flags : vs.class_flags) {
+    flags = static_cast<std::uint8_t>((service.masquerade ? bpf::FL_CLASS_MASQUERADE : 0) |
+                                      (service.drop_if_empty ? bpf::FL_CLASS_DROP : 0));
+  }
+  vs.scheduler = static_cast<std::uint8_t>(service.scheduler);
+  vs.flags = bpf::FL_VS_USED;
+  vs.persistence = service.persistence;
+  vs.persistence_prefix = 128;
+  vs.protocol = service.protocol;
+  vs.port = bpf::to_abi(address.port);
+  vs.addr = bpf::to_abi(address.address);
+  put("vs", number, vs);
+  bpf::fl_vs_key key{};
+  key.addr = vs.addr;
+  if (!service.on_node) {
+    put("numbers", key, FL_VS_REFUSE);
+  }
+  key.port = vs.port;
+  key.protocol = service.protocol;
+  put("numbers", key, number);
+  note(bpf::FL_INGRESS, vs.addr);
+  return number;
+}
+
+std::uint32_t Programs::server_number(std::uint32_t service, std::size_t index) const {
+  return servers_.at(service).at(index);
+}
+
+void Programs::set_server_state(std::uint32_t number, bpf::fl_rs_state state) {
+  auto server = *get<bpf::fl_rs>("rs", number);
+  server.state = static_cast<std::uint8_t>(state);
+  put("rs", number, server);
+}
+
+void Programs::set_hide(const std::string& v4, const std::string& v6) {
+  bpf::fl_device device{};
+  device.hide4 = bpf::to_abi(*net::IpAddress::parse(v4));
+  device.hide6 = bpf::to_abi(*net::IpAddress::parse(v6));
+  put("devices", std::uint32_t{1}, device);  // test runs come from the loopback device
+  note(bpf::FL_INGRESS, device.hide4);
+  note(bpf::FL_INGRESS, device.hide6);
+}
+
+void Programs::set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds) {
+  auto config = *get<bpf::fl_config>("config", std::uint32_t{0});
+  config.tcp_timeout[state] = seconds * FL_TICKS_PER_SECOND;
+  put("config", std::uint32_t{0}, config);
+}
+
+Verdict Programs::run(const char* program, const Bytes& frame) {
+  Verdict verdict;
+  verdict.frame.resize(frame.size() + 256);
+  LIBBPF_OPTS(bpf_test_run_opts, options);
+  options.data_in = frame.data();
+  options.data_size_in = static_cast<__u32>(frame.size());
+  options.data_out = verdict.frame.data();
+  options.data_size_out = static_cast<__u32>(verdict.frame.size());
+  options.repeat = 1;
+  const int fd = bpf_program__fd(bpf_object__find_program_by_name(object_, program));
+  if (bpf_prog_test_run_opts(fd, &options) != 0) {
+    throw std::runtime_error(std::string(program) + ": test run: " + std::strerror(errno));
+  }
+  verdict.action = static_cast<int>(options.retval);
+  verdict.frame.resize(options.data_size_out);
+  return verdict;
+}
+
+double Programs::time(const char* program, const Bytes& frame, int repeat) {
+  LIBBPF_OPTS(bpf_test_run_opts, options);
+  options.data_in = frame.data();
+  options.data_size_in = static_cast<__u32>(frame.size());
+  options.repeat = repeat;
+  const int fd = bpf_program__fd(bpf_object__find_program_by_name(object_, program));
+  if (bpf_prog_test_run_opts(fd, &options) != 0) {
+    throw std::runtime_error(std::string(program) + ": test run: " + std::strerror(errno));
+  }
+  return options.duration;
+}
+
+std::optional<bpf::fl_flow> Programs::flow(const bpf::fl_tuple& key) const {
+  return get<bpf::fl_flow>("flows", key);
+}
+
+std::size_t Programs::flow_count() const {
+  std::size_t count = 0;
+  bpf::fl_tuple key{};
+  for (const void* previous = nullptr; bpf_map_get_next_key(map("flows"), previous, &key) == 0;
+       previous = &key) {
+    ++count;
+  }
+  return count;
+}
+
+std::optional<bpf::fl_flow> Programs::forward_flow(const std::string& client,
+                                                   const std::string& virtual_server,
+                                                   std::uint8_t protocol) const {
+  return flow(forward_key(client, virtual_server, protocol));
+}
+
+void Programs::age(const std::string& client, const std::string& virtual_server,
+                   std::uint32_t seconds, std::uint8_t protocol) {
+  const bpf::fl_tuple key = forward_key(client, virtual_server, protocol);
+  auto forward = *flow(key);
+  bpf::fl_tuple reply{};
+  reply.saddr = forward.addr;
+  reply.daddr = key.saddr;
+  reply.sport = forward.port;
+  reply.dport = forward.client_port;
+  reply.protocol = protocol;
+  reply.point = bpf::FL_EGRESS;
+  forward.seen -= seconds * FL_TICKS_PER_SECOND;
+  put("flows", key, forward);
+  if (auto other = flow(reply)) {
+    other->seen -= seconds * FL_TICKS_PER_SECOND;
+    put("flows", reply, *other);
+  }
+}
+
+bpf::fl_rs_counts Programs::counts(std::uint32_t number) const {
+  return *get<bpf::fl_rs_counts>("rs_counts", number);
+}
+
+std::uint64_t Programs::event(bpf::fl_event event) const {
+  std::vector<std::uint64_t> values(static_cast<std::size_t>(libbpf_num_possible_cpus()));
+  const auto key = static_cast<std::uint32_t>(event);
+  std::uint64_t sum = 0;
+  if (bpf_map_lookup_elem(map("events"), &key, values.data()) == 0) {
+    for (const std::uint64_t value : values) {
+      sum += value;
+    }
+  }
+  return sum;
+}
+
+}  // namespace fairlead::packets

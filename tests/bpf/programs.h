@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// The BPF programs, loaded with small maps of their own (nothing is pinned or attached), run on
+// packets by the kernel's test call.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bpf/abi.h"
+#include "packets.h"
+#include "plan/plan.h"
+
+struct bpf_object;
+
+namespace fairlead::packets {
+
+/// What a program made of a packet.
+struct Verdict {
+  int action = 0;  // TC_ACT_*
+  Bytes frame;
+};
+inline constexpr int kPass = -1, kShot = 2, kRedirect = 7;
+
+struct Server {
+  std::string address;  // with port
+  std::uint32_t weight = 1;
+};
+
+/// A virtual server as its slots and entries; a small stand-in for the plane.
+struct Service {
+  std::string address;  // with port
+  std::uint8_t protocol = IPPROTO_TCP;
+  std::vector<Server> servers{};  // in walk order
+  bpf::fl_scheduler scheduler = bpf::FL_RR;
+  bool masquerade = false;
+  bool drop_if_empty = false;
+  std::uint32_t persistence = 0;
+  bool on_node = false;
+};
+
+class Programs {
+ public:
+  /// Throws std::runtime_error with the verifier's words if the kernel refuses a program.
+  explicit Programs(std::uint32_t max_flows = 4096);
+  ~Programs();
+  Programs(const Programs&) = delete;
+  Programs& operator=(const Programs&) = delete;
+
+  /// Returns its number.
+  std::uint32_t add(const Service& service);
+  /// Number of a service's real server.
+  [[nodiscard]] std::uint32_t server_number(std::uint32_t service, std::size_t index) const;
+  void set_server_state(std::uint32_t number, bpf::fl_rs_state state);
+  /// What hidden clients look like.
+  void set_hide(const std::string& v4, const std::string& v6);
+  /// Seconds for a state.
+  void set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds);
+
+  [[nodiscard]] Verdict in(const Bytes& frame) { return run("fl_in", frame); }
+  [[nodiscard]] Verdict out(const Bytes& frame) { return run("fl_out", frame); }
+  [[nodiscard]] Verdict run(const char* program, const Bytes& frame);
+  /// Nanoseconds a packet, over `repeat` runs.
+  [[nodiscard]] double time(const char* program, const Bytes& frame, int repeat);
+
+  [[nodiscard]] std::optional<bpf::fl_flow> flow(const bpf::fl_tuple& key) const;
+  [[nodiscard]] std::size_t flow_count() const;
+  /// Of the connection from `client` to `virtual_server`.
+  [[nodiscard]] std::optional<bpf::fl_flow> forward_flow(const std::string& client,
+                                                         const std::string& virtual_server,
+                                                         std::uint8_t protocol = IPPROTO_TCP) const;
+  /// As if the flow had not been seen for so long.
+  void age(const std::string& client, const std::string& virtual_server, std::uint32_t seconds,
+           std::uint8_t protocol = IPPROTO_TCP);
+  [[nodiscard]] bpf::fl_rs_counts counts(std::uint32_t number) const;
+  [[nodiscard]] std::uint64_t event(bpf::fl_event event) const;
+
+ private:
+  [[nodiscard]] int map(const char* name) const;
+  template <typename Key, typename Value>
+  void put(const char* name, const Key& key, const Value& value);
+  template <typename Value, typename Key>
+  [[nodiscard]] std::optional<Value> get(const char* name, const Key& key) const;
+  void note(bpf::fl_point point, const bpf::fl_addr& address);
+
+  bpf_object* object_ = nullptr;
+  std::uint32_t next_vs_ = 1, next_rs_ = 1, next_slot_ = 1;
+  std::vector<std::vector<std::uint32_t>> servers_{1};  // numbers, by service
+};
+
+}  // namespace fairlead::packets
