@@ -184,6 +184,9 @@ FL_SIZE(fl_tuple, 40);
  * {saddr, addr} is the key of FL_HIDE, and turned around that of FL_REPLY; FL_HIDE's addr names
  * FL_UNHIDE. FL_HIDE with port 0 waits for its first packet to choose the address.
  *
+ * Under a flood of SYNs (fl_pressure) new TCP connections start in the map `half` (LRU hash, same
+ * keys and values) and move to `flows` with the client's first ACK. They are counted only then.
+ *
  * One client port can lead to one server by two virtual servers. The second of two such connections
  * gets another client port on its way through: FL_FORWARD and FL_HIDE, FL_REPLY are keyed and
  * written with that one. client_port is in FL_FORWARD what the server's side sees, in FL_REPLY what
@@ -212,6 +215,12 @@ enum fl_flow_flags {
   FL_FLOW_INACTIVE = 2,  /* as IPVS: counted as inactive */
   FL_FLOW_TEMPLATE = 4,  /* made through persistence */
   FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen */
+};
+
+/* Map `pressure` (array of one, mmapped). */
+struct fl_pressure {
+  __u32 half_open; /* connections of `flows` in FL_TCP_SYN_RECV */
+  __u32 pad;
 };
 
 /* Time is counted in ticks of 2^20 ns (about a millisecond) of CLOCK_MONOTONIC, and wraps. */
@@ -332,9 +341,9 @@ struct fl_config {
   __u32 udp_timeout;                  /* ticks */
   __u16 port_first[2], port_last[2];  /* ranges of source ports for hidden clients, inclusive */
   __u32 port_seed;
-  __u32 sockets; /* enum fl_sockets: whose are translated */
-  __u32 pad;
-  __u64 netns_cookie; /* of the node's own namespace */
+  __u32 sockets;         /* enum fl_sockets: whose are translated */
+  __u32 half_open_limit; /* beyond it, new TCP connections start in `half`; 0: never */
+  __u64 netns_cookie;    /* of the node's own namespace */
 };
 enum fl_sockets { FL_SOCKETS_OFF, FL_SOCKETS_NODE, FL_SOCKETS_ALL };
 

@@ -23,8 +23,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Others' programs go on behind us. */
 #define PASS TC_ACT_UNSPEC
 
-#define EEXIST_ (-17)
-
 /* --- In ------------------------------------------------------------------------------------------
  */
 
@@ -68,7 +66,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
   struct fl_flow flow;
   __u32* number;
   __u32 class, set, class_flags, now = ticks_now();
-  int error;
+  int error, in_half;
 
   if (!p) {
     return TC_ACT_SHOT;
@@ -140,17 +138,23 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
   if (!is_active(p->tuple.protocol, flow.state)) {
     flow.flags |= FL_FLOW_INACTIVE;
   }
-  error = insert_connection(&p->tuple, &flow);
-  if (error == EEXIST_) {
+  in_half = p->tuple.protocol == IPPROTO_TCP && is_pressed();
+  error = insert_connection(&p->tuple, &flow, in_half);
+  if (error == -FL_EEXIST) {
     /* The same first packet on another CPU, or every client port is taken. */
-    struct fl_flow* other = bpf_map_lookup_elem(&flows, &p->tuple);
+    struct fl_flow* other = flow_in(in_half, &p->tuple);
     return other ? send_forward(skb, p, other, now) : TC_ACT_SHOT;
   }
   if (error) {
     count(FL_EVENT_TABLE_FULL);
     return TC_ACT_SHOT;
   }
-  count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
+  if (!in_half) {
+    count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
+    if (is_half_open(p->tuple.protocol, flow.state)) {
+      count_half_open(1);
+    }
+  }
   if (real->upper) {
     mind_thresholds(real, counts);
   }
@@ -158,7 +162,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
   __sync_fetch_and_add(&totals->connections, 1);
   count(FL_EVENT_NEW);
   {
-    struct fl_flow* inserted = bpf_map_lookup_elem(&flows, &p->tuple);
+    struct fl_flow* inserted = flow_in(in_half, &p->tuple);
     return inserted ? send_forward(skb, p, inserted, now) : TC_ACT_SHOT;
   }
 }
@@ -206,10 +210,19 @@ static __always_inline int in(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
+  now = ticks_now();
+  if (!flow && p->tuple.protocol == IPPROTO_TCP && (!is_start(p) || is_pressed())) {
+    flow = bpf_map_lookup_elem(&half, &p->tuple);
+    if (flow && flow->kind == FL_FORWARD) {
+      if ((p->event & (FL_TCP_ACK | FL_TCP_SYN | FL_TCP_RST)) != FL_TCP_ACK) {
+        return send_forward(skb, p, flow, now);
+      }
+      flow = promote_connection(&p->tuple) ? NULL : bpf_map_lookup_elem(&flows, &p->tuple);
+    }
+  }
   if (!flow) {
     return new_connection(skb, p);
   }
-  now = ticks_now();
   if (flow->kind == FL_UNHIDE) {
     struct fl_addr addr = flow->addr;
     __be16 port = flow->port;
@@ -270,6 +283,9 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
+  if (!flow && p->tuple.protocol == IPPROTO_TCP && p->event & (FL_TCP_SYN | FL_TCP_RST)) {
+    flow = bpf_map_lookup_elem(&half, &p->tuple);
+  }
   if (!flow) {
     return PASS;
   }

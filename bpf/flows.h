@@ -8,6 +8,7 @@
 
 /* A client port is sought so many times where the client's own is taken. */
 #define FL_MAX_PORT_TRIES 32
+#define FL_EEXIST 17
 
 /* The tuple of the packet that goes the other way. */
 static __always_inline void turn_around(struct fl_tuple* to, const struct fl_tuple* from,
@@ -105,6 +106,26 @@ static __always_inline void mind_thresholds(struct fl_rs* server, struct fl_rs_c
  */
 
 /* Exactly one CPU makes each transition, and with it the change of the counters. */
+static __always_inline void count_half_open(__s32 change) {
+  __u32 first = 0;
+  struct fl_pressure* p = bpf_map_lookup_elem(&pressure, &first);
+  if (p) {
+    __sync_fetch_and_add(&p->half_open, change);
+  }
+}
+
+/* So many connections are half open that new ones may not have a place in `flows` yet. */
+static __always_inline int is_pressed(void) {
+  __u32 first = 0;
+  struct fl_pressure* p = bpf_map_lookup_elem(&pressure, &first);
+  struct fl_config* c = settings();
+  return p && c && c->half_open_limit && (__s32)p->half_open > (__s32)c->half_open_limit;
+}
+
+static __always_inline int is_half_open(__u8 protocol, __u32 state) {
+  return protocol == IPPROTO_TCP && state == FL_TCP_SYN_RECV;
+}
+
 static __always_inline void move_state(struct fl_flow* flow, __u8 protocol, __u32 direction,
                                        __u8 event) {
   __u32 old = flow->state;
@@ -113,6 +134,9 @@ static __always_inline void move_state(struct fl_flow* flow, __u8 protocol, __u3
   int was, is;
   if (new == old || __sync_val_compare_and_swap(&flow->state, old, new) != old) {
     return;
+  }
+  if (is_half_open(protocol, old) != is_half_open(protocol, new)) {
+    count_half_open(is_half_open(protocol, new) ? 1 : -1);
   }
   was = is_active(protocol, old);
   is = is_active(protocol, new);
@@ -175,6 +199,9 @@ GLOBAL int end_connection(struct fl_tuple* key) {
   flow = *found;
   if (bpf_map_delete_elem(&flows, key)) {
     return 0; /* somebody else was faster */
+  }
+  if (is_half_open(key->protocol, flow.state)) {
+    count_half_open(-1);
   }
   server = rs_at(flow.rs);
   counts = rs_counts_at(flow.rs);
@@ -312,32 +339,66 @@ GLOBAL __u32 choose(struct choice* choice, struct fl_addr* client) {
   return number;
 }
 
+/* --- Two tables: `flows`, and `half` for connections that may be a flood
+ * -------------------------- */
+
+/* Inserts what must be one of its kind in both tables. */
+static __always_inline long claim_flow(int in_half, struct fl_tuple* key, struct fl_flow* flow) {
+  long error;
+  if (!in_half) {
+    error = bpf_map_update_elem(&flows, key, flow, BPF_NOEXIST);
+    if (!error && is_pressed() && bpf_map_lookup_elem(&half, key)) {
+      bpf_map_delete_elem(&flows, key);
+      return -FL_EEXIST;
+    }
+    return error;
+  }
+  error = bpf_map_update_elem(&half, key, flow, BPF_NOEXIST);
+  if (!error && bpf_map_lookup_elem(&flows, key)) {
+    bpf_map_delete_elem(&half, key);
+    return -FL_EEXIST;
+  }
+  return error;
+}
+
+static __always_inline struct fl_flow* flow_in(int in_half, struct fl_tuple* key) {
+  return in_half ? bpf_map_lookup_elem(&half, key) : bpf_map_lookup_elem(&flows, key);
+}
+
+static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
+  if (in_half) {
+    bpf_map_delete_elem(&half, key);
+  } else {
+    bpf_map_delete_elem(&flows, key);
+  }
+}
+
 /*
  * Inserts the flows of a connection. -EEXIST: another CPU was faster with the same one, or no
  * client port was to be had; other errors: the table is full.
  */
-GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow) {
+GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow, __u32 in_half) {
   struct fl_tuple other;
-  struct fl_flow half;
+  struct fl_flow copy;
   int error, i;
   if (!forward || !flow) {
     return -1;
   }
-  __builtin_memset(&half, 0, sizeof(half));
-  half.rs = flow->rs;
-  half.generation = flow->generation;
-  half.seen = flow->seen;
-  half.born = flow->born;
+  __builtin_memset(&copy, 0, sizeof(copy));
+  copy.rs = flow->rs;
+  copy.generation = flow->generation;
+  copy.seen = flow->seen;
+  copy.born = flow->born;
 
-  half.kind = FL_REPLY;
-  half.flags = flow->flags;
-  half.addr = forward->daddr;
-  half.port = forward->dport;
-  half.client_port = forward->sport;
+  copy.kind = FL_REPLY;
+  copy.flags = flow->flags;
+  copy.addr = forward->daddr;
+  copy.port = forward->dport;
+  copy.client_port = forward->sport;
   key_of_reply(&other, forward, flow);
-  error = bpf_map_update_elem(&flows, &other, &half, BPF_NOEXIST);
-  for (i = 0; error == -17 && i < FL_MAX_PORT_TRIES; ++i) {
-    struct fl_flow* taken = bpf_map_lookup_elem(&flows, &other);
+  error = claim_flow(in_half, &other, &copy);
+  for (i = 0; error == -FL_EEXIST && i < FL_MAX_PORT_TRIES; ++i) {
+    struct fl_flow* taken = flow_in(in_half, &other);
     if (taken && same_addr(&taken->addr, &forward->daddr) && taken->port == forward->dport &&
         taken->client_port == forward->sport) {
       return error;
@@ -345,30 +406,86 @@ GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow) {
     /* The same client port leads to this server by another virtual server. */
     other.dport = bpf_htons(1024 + bpf_get_prandom_u32() % 28976);
     flow->client_port = other.dport;
-    error = bpf_map_update_elem(&flows, &other, &half, BPF_NOEXIST);
+    error = claim_flow(in_half, &other, &copy);
   }
   if (error) {
     return error;
   }
   if (flow->flags & FL_FLOW_HIDDEN) {
     struct fl_tuple hide;
-    half.kind = FL_HIDE;
-    half.port = 0;
-    half.client_port = 0;
+    copy.kind = FL_HIDE;
+    copy.port = 0;
+    copy.client_port = 0;
     key_of_hide(&hide, forward, flow);
-    error = bpf_map_update_elem(&flows, &hide, &half, BPF_ANY);
+    error = in_half ? bpf_map_update_elem(&half, &hide, &copy, BPF_ANY)
+                    : bpf_map_update_elem(&flows, &hide, &copy, BPF_ANY);
   }
   if (!error) {
-    error = bpf_map_update_elem(&flows, forward, flow, BPF_NOEXIST);
+    error = in_half ? bpf_map_update_elem(&half, forward, flow, BPF_NOEXIST)
+                    : bpf_map_update_elem(&flows, forward, flow, BPF_NOEXIST);
   }
   if (error) {
-    bpf_map_delete_elem(&flows, &other);
+    drop_flow(in_half, &other);
     if (flow->flags & FL_FLOW_HIDDEN) {
       key_of_hide(&other, forward, flow);
-      bpf_map_delete_elem(&flows, &other);
+      drop_flow(in_half, &other);
     }
   }
   return error;
+}
+
+static __always_inline int promote_flow(struct fl_tuple* key) {
+  struct fl_flow* found = bpf_map_lookup_elem(&half, key);
+  struct fl_flow flow;
+  if (!found) {
+    return -1; /* fell out of the table meanwhile */
+  }
+  flow = *found;
+  if (bpf_map_update_elem(&flows, key, &flow, BPF_NOEXIST)) {
+    return -1;
+  }
+  bpf_map_delete_elem(&half, key);
+  return 0;
+}
+
+/* The client has answered: the connection gets its place in `flows`, and is counted. 0: done. */
+GLOBAL int promote_connection(struct fl_tuple* forward) {
+  struct fl_flow* found;
+  struct fl_flow flow;
+  struct fl_tuple other;
+  struct fl_rs_counts* counts;
+  if (!forward) {
+    return -1;
+  }
+  found = bpf_map_lookup_elem(&half, forward);
+  if (!found) {
+    return -1;
+  }
+  flow = *found;
+  if (flow.flags & FL_FLOW_HIDDEN) {
+    struct fl_tuple unhide;
+    key_of_hide(&other, forward, &flow);
+    found = bpf_map_lookup_elem(&half, &other);
+    if (!found || found->port == 0) {
+      return -1;
+    }
+    key_of_unhide(&unhide, &other, &found->addr, found->port);
+    if (promote_flow(&unhide) || promote_flow(&other)) {
+      return -1; /* what was inserted has no owner and is swept */
+    }
+  }
+  key_of_reply(&other, forward, &flow);
+  if (promote_flow(&other) || promote_flow(forward)) {
+    return -1;
+  }
+  counts = rs_counts_at(flow.rs);
+  if (counts) {
+    count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
+  }
+  if (is_half_open(forward->protocol, flow.state)) {
+    count_half_open(1);
+  }
+  return 0;
 }
 
 #endif

@@ -28,14 +28,18 @@ GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
   struct fl_device* device = bpf_map_lookup_elem(&devices, &interface);
   struct fl_config* c = settings();
   struct fl_tuple unhide;
-  struct fl_flow half;
+  struct fl_flow copy;
   struct fl_addr addr;
   __u32 total, at, i;
-  int error = -1;
+  int error = -1, in_half = 0;
   if (!key) {
     return error;
   }
   hide = bpf_map_lookup_elem(&flows, key);
+  if (!hide) {
+    hide = bpf_map_lookup_elem(&half, key);
+    in_half = 1;
+  }
   if (!hide || !device || !c) {
     return error;
   }
@@ -43,15 +47,15 @@ GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
   if (addr.words[3] == 0) {
     return error;
   }
-  half = *hide;
-  half.kind = FL_UNHIDE;
-  half.addr = key->saddr;
-  half.port = key->sport;
-  half.packets = 0;
-  half.bytes = 0;
+  copy = *hide;
+  copy.kind = FL_UNHIDE;
+  copy.addr = key->saddr;
+  copy.port = key->sport;
+  copy.packets = 0;
+  copy.bytes = 0;
   key_of_unhide(&unhide, key, &addr, key->sport);
   if (port_is_ours(c, bpf_ntohs(key->sport))) {
-    error = bpf_map_update_elem(&flows, &unhide, &half, BPF_NOEXIST);
+    error = claim_flow(in_half, &unhide, &copy);
   }
   total = port_count(c);
   if (total == 0) {
@@ -62,7 +66,7 @@ GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
     /* Far apart, for ports next to a taken one are often taken, too. */
     at += 7919;
     unhide.dport = bpf_htons(port_at(c, at % total));
-    error = bpf_map_update_elem(&flows, &unhide, &half, BPF_NOEXIST);
+    error = claim_flow(in_half, &unhide, &copy);
   }
   if (!error) {
     hide->addr = addr;

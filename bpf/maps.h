@@ -30,10 +30,12 @@ FL_ARRAY(rs, struct fl_rs, 64);
 FL_ARRAY(rs_counts, struct fl_rs_counts, 64);
 FL_ARRAY(slots, struct fl_slot, 4096);
 FL_ARRAY(filter, struct fl_filter, 1);
+FL_ARRAY(pressure, struct fl_pressure, 1);
 FL_ARRAY(config, struct fl_config, 1);
 
 FL_HASH(numbers, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct fl_vs_key, __u32, 64);
 FL_HASH(flows, BPF_MAP_TYPE_HASH, 0, struct fl_tuple, struct fl_flow, 64);
+FL_HASH(half, BPF_MAP_TYPE_LRU_HASH, 0, struct fl_tuple, struct fl_flow, 64);
 FL_HASH(clients, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct fl_client_key, struct fl_client, 64);
 FL_HASH(fragments, BPF_MAP_TYPE_LRU_HASH, 0, struct fl_fragment_key, struct fl_ports, 64);
 FL_HASH(socket_peers, BPF_MAP_TYPE_LRU_HASH, 0, struct fl_socket_key, struct fl_socket_peer, 64);

@@ -16,6 +16,9 @@ namespace fairlead::config {
 
 enum class LocalMode { kClusterCidr, kNodeCidr, kBridgeInterface, kInterfaceNamePrefix };
 
+/// Whose sockets the ebpf plane translates at connect().
+enum class SocketScope { kOff, kNode, kAll };
+
 struct Config {
   // Sources. Manifests exclude the API server; neither given means in-cluster.
   std::string manifests;
@@ -51,6 +54,11 @@ struct Config {
   std::chrono::milliseconds sync_period{30'000};  // audit of the kernel's state
   std::chrono::milliseconds min_sync_period{0};   // least distance between two runs
   std::chrono::seconds drain_timeout{900};
+  std::string ebpf_pin_dir = "/sys/fs/bpf/fairlead";
+  std::string ebpf_cgroup;  // empty: where cgroup2 is mounted
+  SocketScope ebpf_sockets = SocketScope::kNode;
+  std::uint32_t ebpf_max_connections = 262'144;
+  std::vector<std::string> ebpf_devices;  // name patterns; empty: all that matter
 
   // The process.
   std::optional<net::SocketAddress> healthz_bind_address;
@@ -81,6 +89,20 @@ struct PlanCommand {
   Config config;
   std::string output = "text";  // text, json, ipvsadm
 };
+/// `get table|connections` and `cleanup`: what the ebpf plane holds, and its end.
+struct StateCommand {
+  std::string what;  // table, connections
+  std::string pin_dir = "/sys/fs/bpf/fairlead";
+  std::string output = "text";  // text, json
+};
+struct ParsedState {
+  std::optional<StateCommand> command;
+  std::string text;
+  int exit_code = 0;
+};
+[[nodiscard]] Result<ParsedState> parse_get_flags(const std::vector<std::string>& args);
+[[nodiscard]] Result<ParsedState> parse_cleanup_flags(const std::vector<std::string>& args);
+
 struct ParsedPlan {
   std::optional<PlanCommand> command;
   std::string text;

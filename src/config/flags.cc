@@ -32,6 +32,8 @@ struct Raw {
   int metrics_port = kDefaultMetricsPort;
   double qps = 5;
   int burst = 10;
+  std::string pin_dir = "/sys/fs/bpf/fairlead", cgroup, sockets = "node", devices;
+  std::uint32_t max_connections = 262'144;
   int masquerade_bit = 14;
   bool masquerade_all = false, strict_arp = false, hard_fail = false;
   int verbosity = 0;
@@ -202,9 +204,23 @@ Config to_config(const Raw& raw, const std::string& host_name, Mistakes& mistake
   node_port_addresses(raw, config, mistakes);
 
   config.proxy_mode = raw.proxy_mode;
-  if (!raw.proxy_mode.empty() && raw.proxy_mode != "ipvs") {
+  if (!raw.proxy_mode.empty() && raw.proxy_mode != "ipvs" && raw.proxy_mode != "ebpf") {
     mistakes.add("proxy-mode",
-                 "\"" + raw.proxy_mode + "\" is not there yet; use ipvs, or leave it out");
+                 "\"" + raw.proxy_mode + "\" is not there yet; use ipvs or ebpf, or leave it out");
+  }
+  config.ebpf_pin_dir = raw.pin_dir;
+  if (!raw.pin_dir.starts_with('/')) {
+    mistakes.add("ebpf-pin-dir", "must be an absolute path, is \"" + raw.pin_dir + "\"");
+  }
+  config.ebpf_cgroup = raw.cgroup;
+  config.ebpf_sockets = raw.sockets == "off"   ? SocketScope::kOff
+                        : raw.sockets == "all" ? SocketScope::kAll
+                                               : SocketScope::kNode;
+  config.ebpf_max_connections = raw.max_connections;
+  for (const std::string_view pattern : split(raw.devices, ',')) {
+    if (!trim(pattern).empty()) {
+      config.ebpf_devices.emplace_back(trim(pattern));
+    }
   }
   config.masquerade_bit = raw.masquerade_bit;
   config.masquerade_all = raw.masquerade_all;
@@ -243,7 +259,8 @@ void add_plan_flags(CLI::App& app, Raw& raw) {
   app.add_option("--master", raw.master, "URL of the API server; overrides the kubeconfig's");
   app.add_option("--hostname-override,--node", raw.hostname_override,
                  "Name of this node (default: the host's name)");
-  app.add_option("--proxy-mode", raw.proxy_mode, "Data plane: ipvs; empty picks the best one");
+  app.add_option("--proxy-mode", raw.proxy_mode,
+                 "Data plane: ipvs or ebpf; empty: ipvs where the kernel has it, else ebpf");
   app.add_option("--service-cluster-ip-range", raw.service_cluster_ip_range,
                  "Where ClusterIPs come from that manifests leave out")
       ->capture_default_str();
@@ -294,6 +311,22 @@ void add_run_flags(CLI::App& app, Raw& raw) {
   app.add_option("--drain-timeout", raw.drain_timeout,
                  "How long a removed endpoint may keep its connections")
       ->capture_default_str();
+  app.add_option("--ebpf-pin-dir", raw.pin_dir,
+                 "Where the ebpf plane keeps its maps and links, on a bpffs")
+      ->capture_default_str();
+  app.add_option("--ebpf-cgroup", raw.cgroup,
+                 "cgroup2 folder whose processes may have their sockets translated (default: all)");
+  app.add_option("--ebpf-sockets", raw.sockets,
+                 "Whose sockets are translated: node (its own processes), all (pods, too), off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "node", "all"}));
+  app.add_option("--ebpf-max-connections", raw.max_connections,
+                 "Connections that the ebpf plane can hold at once")
+      ->capture_default_str()
+      ->check(CLI::Range(64, 64 << 20));
+  app.add_option("--ebpf-devices", raw.devices,
+                 "Devices to attach to, as name patterns with * (default: all that matter)")
+      ->join(',');
   app.add_option("--healthz-bind-address", raw.healthz, "Health server, ADDRESS[:PORT]")
       ->capture_default_str();
   app.add_option("--metrics-bind-address", raw.metrics, "Metrics server, ADDRESS[:PORT]")
@@ -412,6 +445,43 @@ Result<ParsedPlan> parse_plan_flags(const std::string& program,
     parsed.command = std::move(command);
   }
   return parsed;
+}
+
+namespace {
+
+Result<ParsedState> parse_state(CLI::App& app, const std::vector<std::string>& args,
+                                StateCommand& command) {
+  app.add_option("--ebpf-pin-dir", command.pin_dir, "Where the ebpf plane keeps its state")
+      ->capture_default_str();
+  try {
+    app.parse(normalised(args));
+  } catch (const CLI::CallForHelp&) {
+    return ParsedState{std::nullopt, app.help(), 0};
+  } catch (const CLI::ParseError& error) {
+    return fail(ErrorKind::kInvalidInput, error.what());
+  }
+  return ParsedState{std::move(command), {}, 0};
+}
+
+}  // namespace
+
+Result<ParsedState> parse_get_flags(const std::vector<std::string>& args) {
+  CLI::App app("Prints what the ebpf data plane holds at this moment.", "fairlead get");
+  StateCommand command;
+  app.add_option("what", command.what, "table (virtual and real servers) or connections")
+      ->required()
+      ->check(CLI::IsMember({"table", "connections"}));
+  app.add_option("-o,--output", command.output, "text or json")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json"}));
+  return parse_state(app, args, command);
+}
+
+Result<ParsedState> parse_cleanup_flags(const std::vector<std::string>& args) {
+  CLI::App app("Removes all that the ebpf data plane has put into this kernel.",
+               "fairlead cleanup");
+  StateCommand command;
+  return parse_state(app, args, command);
 }
 
 }  // namespace fairlead::config

@@ -328,6 +328,16 @@ class RouteContract : public ::testing::Test {
   World world_ = make_world();
 };
 
+TEST_F(RouteContract, LinksTellTheLoopbackDevice) {
+  const auto links = route().links().value();
+  const auto lo = std::ranges::find(links, "lo", &Link::name);
+  ASSERT_NE(lo, links.end());
+  EXPECT_EQ(lo->index, route().find("lo").value());
+  EXPECT_EQ(lo->kind, "");
+  EXPECT_EQ(lo->type, 772);  // ARPHRD_LOOPBACK
+  EXPECT_EQ(lo->master, InterfaceIndex{});
+}
+
 TEST_F(RouteContract, Find) {
   EXPECT_EQ(route().find("lo").value(), InterfaceIndex{1});
   EXPECT_EQ(route().find("none").value(), std::nullopt);

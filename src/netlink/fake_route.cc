@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <net/if_arp.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -91,6 +92,18 @@ Status FakeRoute::delete_device(InterfaceIndex interface) {
                   [&](const InterfaceAddress& entry) { return entry.interface == interface; });
     return {};
   });
+}
+
+Result<std::vector<Link>> FakeRoute::links() {
+  std::vector<Link> found;
+  for (const auto& [name, device] : devices_) {
+    found.push_back({device.index,
+                     name,
+                     device.kind,
+                     name == "lo" ? std::uint16_t{ARPHRD_LOOPBACK} : std::uint16_t{ARPHRD_ETHER},
+                     {}});
+  }
+  return found;
 }
 
 Result<std::vector<InterfaceAddress>> FakeRoute::addresses() {

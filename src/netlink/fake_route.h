@@ -35,6 +35,7 @@ class FakeRoute final : public Route, public FakeBase {
   [[nodiscard]] Result<std::optional<InterfaceIndex>> find(const std::string& name) override;
   [[nodiscard]] Result<InterfaceIndex> ensure_dummy(const std::string& name) override;
   [[nodiscard]] Status delete_device(InterfaceIndex interface) override;
+  [[nodiscard]] Result<std::vector<Link>> links() override;
   [[nodiscard]] Result<std::vector<InterfaceAddress>> addresses() override;
   [[nodiscard]] std::vector<Status> apply(std::span<const AddressOp> ops) override;
 

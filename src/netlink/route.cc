@@ -32,6 +32,21 @@ std::optional<Device> parse_device(const Message& message) {
                 .kind = std::string(info[IFLA_INFO_KIND].string().value_or(""))};
 }
 
+std::optional<Link> parse_link(const Message& message) {
+  const auto header = message.header<ifinfomsg>();
+  if (message.type != RTM_NEWLINK || !header || header->ifi_index <= 0) {
+    return std::nullopt;
+  }
+  const Attributes attributes = message.attributes(sizeof(ifinfomsg));
+  Link link;
+  link.index = InterfaceIndex{static_cast<std::uint32_t>(header->ifi_index)};
+  link.name = attributes[IFLA_IFNAME].string().value_or("");
+  link.kind = attributes.nest(IFLA_LINKINFO)[IFLA_INFO_KIND].string().value_or("");
+  link.type = header->ifi_type;
+  link.master = InterfaceIndex{attributes[IFLA_MASTER].u32().value_or(0)};
+  return link;
+}
+
 std::optional<InterfaceAddress> parse_address(const Message& message) {
   const auto header = message.header<ifaddrmsg>();
   if (message.type != RTM_NEWADDR || !header) {
@@ -122,6 +137,26 @@ class KernelRoute final : public Route {
               .in("delete device " + std::to_string(static_cast<std::uint32_t>(interface))));
     }
     return {};
+  }
+
+  Result<std::vector<Link>> links() override {
+    Request request(RTM_GETLINK);
+    ifinfomsg header{};
+    header.ifi_family = AF_UNSPEC;
+    request.put_header(header);
+    std::vector<Link> found;
+    Status status = socket_.dump(
+        request,
+        [&](const Message& message) {
+          if (auto link = parse_link(message)) {
+            found.push_back(std::move(*link));
+          }
+        },
+        [&] { found.clear(); });
+    if (!status) {
+      return fail(std::move(status.error()).in("list devices"));
+    }
+    return found;
   }
 
   Result<std::vector<InterfaceAddress>> addresses() override {

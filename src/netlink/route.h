@@ -24,6 +24,17 @@ struct InterfaceAddress {
   friend auto operator<=>(const InterfaceAddress&, const InterfaceAddress&) = default;
 };
 
+/// A network device.
+struct Link {
+  InterfaceIndex index{};
+  std::string name;
+  std::string kind;         // "veth", "bridge", ...; empty for lo and hardware
+  std::uint16_t type = 0;   // ARPHRD_ETHER, ARPHRD_LOOPBACK, ...
+  InterfaceIndex master{};  // the bridge or bond it is a port of; 0: none
+
+  friend bool operator==(const Link&, const Link&) = default;
+};
+
 struct AddressOp {
   enum class Kind { kAdd, kDelete };
   Kind kind = Kind::kAdd;
@@ -45,6 +56,8 @@ class Route {
   /// index. An existing device of another type is an error that names it.
   [[nodiscard]] virtual Result<InterfaceIndex> ensure_dummy(const std::string& name) = 0;
   [[nodiscard]] virtual Status delete_device(InterfaceIndex interface) = 0;
+  /// All devices, in the kernel's order.
+  [[nodiscard]] virtual Result<std::vector<Link>> links() = 0;
   /// All addresses of all interfaces, both families.
   [[nodiscard]] virtual Result<std::vector<InterfaceAddress>> addresses() = 0;
   /// One result per op. "Already there" and "already gone" are success. IPv6 addresses are added

@@ -360,6 +360,43 @@ TEST_P(ByFamily, FullTableTakesNoNewAndHurtsNoOld) {
   EXPECT_EQ(text(small.in(build(ack))), client(1) + " > " + server());
 }
 
+TEST_P(ByFamily, FloodStaysInItsOwnTable) {
+  for (const bool hidden : {false, true}) {
+    Programs flooded(256);
+    flooded.set_hide(kV4.node, kV6.node);
+    flooded.set_half_open_limit(4);
+    const auto service =
+        flooded.add({.address = vip(), .servers = {{server()}}, .masquerade = hidden});
+    const auto number = flooded.server_number(service, 0);
+    const auto handshake = [&](int port) {
+      Packet segment{client(port), vip()};
+      const Verdict there = flooded.out(flooded.in(build(segment)).frame);
+      Packet answer{server(), read(there.frame).source};
+      answer.tcp_flags = kSyn | kAck;
+      const Verdict back = flooded.in(build(answer));
+      EXPECT_EQ(text(flooded.out(back.frame)), vip() + " > " + client(port));
+      segment.tcp_flags = kAck;
+      EXPECT_EQ(text(flooded.out(flooded.in(build(segment)).frame)),
+                read(there.frame).source + " > " + server());
+      EXPECT_TRUE(flooded.forward_flow(client(port), vip()));
+    };
+    handshake(1);
+    EXPECT_EQ(flooded.half_open(), 0U);
+    for (int port = 10'000; port < 11'000; ++port) {
+      EXPECT_EQ(flooded.in(build({client(port), vip()})).action, kPass);
+    }
+    EXPECT_EQ(flooded.half_open(), 5U);
+    EXPECT_EQ(flooded.event(bpf::FL_EVENT_TABLE_FULL), 0U);
+    EXPECT_LT(flooded.flow_count(), 30U);
+    handshake(2);
+    EXPECT_EQ(flooded.counts(number).active, 5U + 2U);
+    Packet ack{client(1), vip()};
+    ack.tcp_flags = kAck;
+    EXPECT_EQ(flooded.in(build(ack)).action, kPass);
+    EXPECT_TRUE(flooded.forward_flow(client(1), vip()));
+  }
+}
+
 TEST_P(ByFamily, ErrorsAboutRequests) {
   protocol = IPPROTO_UDP;
   const std::uint8_t unreachable = f.name == "v4" ? 3 : 1;

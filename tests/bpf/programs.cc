@@ -55,7 +55,7 @@ Programs::Programs(std::uint32_t max_flows) {
     throw std::runtime_error(std::string("cannot open ") + FAIRLEAD_BPF_OBJECT);
   }
   bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, "flows"), max_flows);
-  for (const char* name : {"slots", "clients", "numbers", "fragments"}) {
+  for (const char* name : {"slots", "clients", "numbers", "fragments", "half"}) {
     bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, name), 65536);
   }
   for (const char* name : {"rs", "rs_counts", "vs", "vs_counts"}) {
@@ -258,6 +258,16 @@ void Programs::age(const std::string& client, const std::string& virtual_server,
 
 bpf::fl_rs_counts Programs::counts(std::uint32_t number) const {
   return *get<bpf::fl_rs_counts>("rs_counts", number);
+}
+
+void Programs::set_half_open_limit(std::uint32_t limit) {
+  auto config = *get<bpf::fl_config>("config", std::uint32_t{0});
+  config.half_open_limit = limit;
+  put("config", std::uint32_t{0}, config);
+}
+
+std::uint32_t Programs::half_open() const {
+  return get<bpf::fl_pressure>("pressure", std::uint32_t{0})->half_open;
 }
 
 std::uint64_t Programs::event(bpf::fl_event event) const {

@@ -77,6 +77,8 @@ class Programs {
   void age(const std::string& client, const std::string& virtual_server, std::uint32_t seconds,
            std::uint8_t protocol = IPPROTO_TCP);
   [[nodiscard]] bpf::fl_rs_counts counts(std::uint32_t number) const;
+  void set_half_open_limit(std::uint32_t limit);
+  [[nodiscard]] std::uint32_t half_open() const;
   [[nodiscard]] std::uint64_t event(bpf::fl_event event) const;
 
  private:

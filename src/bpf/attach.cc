@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpf/attach.h"
+
+#include <array>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fstream>
+#include <linux/bpf.h>
+#include <net/if.h>
+#include <sstream>
+#include <string_view>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <utility>
+
+namespace fairlead::bpf {
+namespace {
+
+// Linux 6.6; newer than the headers and the library that we build with.
+constexpr std::uint32_t kTcxIngress = 46;
+constexpr std::uint32_t kTcxEgress = 47;
+constexpr std::uint32_t kLinkTypeTcx = 11;
+
+/// Ours among the filters of a clsact qdisc.
+constexpr std::uint32_t kHandle = 0xf1ee;
+constexpr std::uint32_t kPriority = 1;
+
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+struct Side {
+  std::string_view name;
+  std::uint32_t tcx;
+  bpf_tc_attach_point clsact;
+};
+constexpr std::array<Side, 2> kSides = {
+    {{"in", kTcxIngress, BPF_TC_INGRESS}, {"out", kTcxEgress, BPF_TC_EGRESS}}};
+
+struct CgroupHook {
+  const char* program;
+  bpf_attach_type type;
+};
+constexpr std::array<CgroupHook, 8> kCgroupHooks = {{
+    {"fl_recvmsg4", BPF_CGROUP_UDP4_RECVMSG},
+    {"fl_recvmsg6", BPF_CGROUP_UDP6_RECVMSG},
+    {"fl_getpeername4", BPF_CGROUP_INET4_GETPEERNAME},
+    {"fl_getpeername6", BPF_CGROUP_INET6_GETPEERNAME},
+    {"fl_connect4", BPF_CGROUP_INET4_CONNECT},
+    {"fl_connect6", BPF_CGROUP_INET6_CONNECT},
+    {"fl_sendmsg4", BPF_CGROUP_UDP4_SENDMSG},
+    {"fl_sendmsg6", BPF_CGROUP_UDP6_SENDMSG},
+}};
+
+std::string program_name(const Side& side, bool is_ethernet) {
+  return "fl_" + std::string(side.name) + (is_ethernet ? "" : "_l3");
+}
+
+std::string link_path(const std::string& pin_directory, std::uint32_t interface,
+                      std::string_view side) {
+  return link_directory(pin_directory) + "/" + std::to_string(interface) + "-" + std::string(side);
+}
+
+/// bpf(BPF_LINK_CREATE): the library's wrapper knows no TCX.
+Result<UniqueFd> create_link(int program, std::uint32_t target, std::uint32_t type) {
+  bpf_attr attr{};
+  attr.link_create.prog_fd = static_cast<std::uint32_t>(program);
+  attr.link_create.target_fd = target;  // the interface's index, for TCX
+  attr.link_create.attach_type = type;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): the only form the call has
+  const long fd = ::syscall(SYS_bpf, BPF_LINK_CREATE, &attr, sizeof(attr));
+  if (fd < 0) {
+    return fail_errno(errno, "attach");
+  }
+  return UniqueFd(static_cast<int>(fd));
+}
+
+/// A pinned link that still leads to this device. A device that went away leaves a link to nothing.
+bool leads_to(int link, std::uint32_t interface) {
+  bpf_link_info info{};
+  std::uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(link, &info, &size) != 0 || info.type != kLinkTypeTcx) {
+    return false;
+  }
+  std::uint32_t device = 0;  // first member of the union's tcx part
+  std::memcpy(&device, &info.raw_tracepoint, sizeof(device));
+  return device == interface;
+}
+
+bool is_of_cgroup(int link, int directory) {
+  bpf_link_info info{};
+  std::uint32_t size = sizeof(info);
+  struct stat status{};
+  return bpf_obj_get_info_by_fd(link, &info, &size) == 0 && info.type == BPF_LINK_TYPE_CGROUP &&
+         ::fstat(directory, &status) == 0 && info.cgroup.cgroup_id == status.st_ino;
+}
+
+template <typename StillGood>
+Status attach_link(const std::string& path, int program, std::uint32_t target, std::uint32_t type,
+                   const StillGood& still_good) {
+  if (const UniqueFd pinned(bpf_obj_get(path.c_str())); pinned) {
+    if (still_good(pinned.get()) && bpf_link_update(pinned.get(), program, nullptr) == 0) {
+      return {};
+    }
+    ::unlink(path.c_str());
+  }
+  const Result<UniqueFd> link = create_link(program, target, type);
+  if (!link) {
+    return fail(link.error());
+  }
+  if (bpf_obj_pin(link->get(), path.c_str()) != 0) {
+    return fail_errno(errno, "pin " + path);
+  }
+  return {};
+}
+
+Status attach_clsact(int program, std::uint32_t interface, const Side& side) {
+  LIBBPF_OPTS(bpf_tc_hook, hook);
+  hook.ifindex = static_cast<int>(interface);
+  hook.attach_point = side.clsact;
+  if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST) {
+    return fail_errno(-error, "add clsact");
+  }
+  LIBBPF_OPTS(bpf_tc_opts, options);
+  options.prog_fd = program;
+  options.handle = kHandle;
+  options.priority = kPriority;
+  options.flags = BPF_TC_F_REPLACE;
+  if (const int error = bpf_tc_attach(&hook, &options); error != 0) {
+    return fail_errno(-error, "attach to clsact");
+  }
+  return {};
+}
+
+Status detach_clsact(std::uint32_t interface) {
+  for (const Side& side : kSides) {
+    LIBBPF_OPTS(bpf_tc_hook, hook);
+    hook.ifindex = static_cast<int>(interface);
+    hook.attach_point = side.clsact;
+    LIBBPF_OPTS(bpf_tc_opts, options);
+    options.handle = kHandle;
+    options.priority = kPriority;
+    // The qdisc stays: others may use it. Whoever has no qdisc or no filter answers with an error
+    // of one of several kinds, and all of them mean that nothing is left.
+    (void)bpf_tc_detach(&hook, &options);
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string_view text(Hook hook) { return hook == Hook::kTcx ? "tcx" : "clsact"; }
+
+Hook best_hook() {
+  // A kernel without it knows no such attach type.
+  bpf_attr attr{};
+  attr.query.target_fd = 1;  // the loopback device
+  attr.query.attach_type = kTcxIngress;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): the only form the call has
+  return ::syscall(SYS_bpf, BPF_PROG_QUERY, &attr, sizeof(attr)) == 0 ? Hook::kTcx : Hook::kClsact;
+}
+
+Status attach_device(const std::string& pin_directory, const Object& object, Hook hook,
+                     std::uint32_t interface, bool is_ethernet) {
+  for (const Side& side : kSides) {
+    const int program = object.program(program_name(side, is_ethernet));
+    const Status status =
+        hook == Hook::kTcx
+            ? attach_link(link_path(pin_directory, interface, side.name), program, interface,
+                          side.tcx, [&](int link) { return leads_to(link, interface); })
+            : attach_clsact(program, interface, side);
+    if (!status) {
+      return fail(status.error().in("device " + std::to_string(interface)));
+    }
+  }
+  return {};
+}
+
+Status detach_device(const std::string& pin_directory, Hook hook, std::uint32_t interface) {
+  if (hook == Hook::kClsact) {
+    return detach_clsact(interface);
+  }
+  for (const Side& side : kSides) {
+    const std::string path = link_path(pin_directory, interface, side.name);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return fail_errno(errno, "remove " + path);
+    }
+  }
+  return {};
+}
+
+Status attach_cgroup(const std::string& pin_directory, const Object& object,
+                     const std::string& cgroup) {
+  const UniqueFd directory(::open(cgroup.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) {
+    return fail_errno(errno, "cgroup " + cgroup);
+  }
+  for (const CgroupHook& hook : kCgroupHooks) {
+    const std::string path = link_directory(pin_directory) + "/cgroup-" + (hook.program + 3);
+    // Another cgroup than last time is a new link, for a link cannot move.
+    if (const Status status = attach_link(
+            path, object.program(hook.program), static_cast<std::uint32_t>(directory.get()),
+            hook.type, [&](int link) { return is_of_cgroup(link, directory.get()); });
+        !status) {
+      return fail(status.error().in("cgroup " + cgroup + ": " + hook.program));
+    }
+  }
+  return {};
+}
+
+Status detach_cgroup(const std::string& pin_directory) {
+  for (const CgroupHook& hook : kCgroupHooks) {
+    const std::string path = link_directory(pin_directory) + "/cgroup-" + (hook.program + 3);
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+      return fail_errno(errno, "remove " + path);
+    }
+  }
+  return {};
+}
+
+Result<std::string> cgroup_mount() {
+  std::ifstream mounts("/proc/self/mounts");
+  for (std::string line; std::getline(mounts, line);) {
+    std::istringstream words(line);
+    std::string device;
+    std::string path;
+    std::string type;
+    words >> device >> path >> type;
+    if (type == "cgroup2") {
+      return path;
+    }
+  }
+  return fail(ErrorKind::kNotFound, "cgroup2 is mounted nowhere");
+}
+
+Result<std::uint64_t> netns_cookie() {
+  const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  std::uint64_t cookie = 0;
+  socklen_t size = sizeof(cookie);
+  if (!socket || ::getsockopt(socket.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) != 0) {
+    return fail_errno(errno, "cookie of the network namespace");
+  }
+  return cookie;
+}
+
+Status remove_all(const std::string& pin_directory) {
+  if (struct if_nameindex* devices = ::if_nameindex(); devices != nullptr) {
+    for (const struct if_nameindex* device = devices; device->if_index != 0; ++device) {
+      if (const Status status = detach_clsact(device->if_index); !status) {
+        ::if_freenameindex(devices);
+        return status;
+      }
+    }
+    ::if_freenameindex(devices);
+  }
+  return remove_pins(pin_directory);
+}
+
+}  // namespace fairlead::bpf

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpf/devices.h"
+
+#include <algorithm>
+#include <array>
+#include <net/if_arp.h>
+#include <string_view>
+
+namespace fairlead::bpf {
+namespace {
+
+constexpr std::array<std::string_view, 4> kWithoutPackets = {"dummy", "ifb", "nlmon", "netdevsim"};
+constexpr std::array<std::string_view, 3> kMasters = {"bridge", "bond", "team"};
+
+bool is_in(std::string_view kind, std::span<const std::string_view> kinds) {
+  return std::ranges::find(kinds, kind) != kinds.end();
+}
+
+bool is_usable(const net::IpAddress& address) {
+  const std::string text = address.text();
+  return !text.starts_with("fe80:") && !text.starts_with("127.") && text != "::1";
+}
+
+}  // namespace
+
+bool matches(std::string_view pattern, std::string_view name) {
+  const std::size_t star = pattern.find('*');
+  if (star == std::string_view::npos) {
+    return pattern == name;
+  }
+  if (!name.starts_with(pattern.substr(0, star))) {
+    return false;
+  }
+  const std::string_view rest = pattern.substr(star + 1);
+  for (std::size_t at = star; at <= name.size(); ++at) {
+    if (matches(rest, name.substr(at))) {
+      return true;
+    }
+  }
+  return false;
+}
+
+std::vector<Device> choose_devices(std::span<const netlink::Link> links,
+                                   std::span<const netlink::InterfaceAddress> addresses,
+                                   const DeviceChoice& choice) {
+  const auto first = [&](net::Family family, std::optional<netlink::InterfaceIndex> interface) {
+    std::optional<net::IpAddress> found;
+    for (const netlink::InterfaceAddress& each : addresses) {
+      if (each.address.family() == family && is_usable(each.address) &&
+          (!interface || each.interface == *interface)) {
+        const bool is_dummy = std::ranges::any_of(links, [&](const netlink::Link& link) {
+          return link.index == each.interface && is_in(link.kind, kWithoutPackets);
+        });
+        if (!is_dummy) {
+          return std::optional(each.address);
+        }
+      }
+    }
+    return found;
+  };
+  const auto bridge = std::ranges::find(links, choice.pod_bridge, &netlink::Link::name);
+  std::vector<Device> devices;
+  for (const netlink::Link& link : links) {
+    const bool has_ports =
+        is_in(link.kind, kMasters) && std::ranges::any_of(links, [&](const netlink::Link& other) {
+          return other.master == link.index;
+        });
+    const bool is_named = choice.patterns.empty() ||
+                          std::ranges::any_of(choice.patterns, [&](const std::string& pattern) {
+                            return matches(pattern, link.name);
+                          });
+    if (link.type == ARPHRD_LOOPBACK || is_in(link.kind, kWithoutPackets) || has_ports ||
+        !is_named) {
+      continue;
+    }
+    Device device;
+    device.interface = static_cast<std::uint32_t>(link.index);
+    device.name = link.name;
+    device.is_ethernet = link.type == ARPHRD_ETHER;
+    device.has_pods =
+        (!choice.pod_prefix.empty() && link.name.starts_with(choice.pod_prefix)) ||
+        (!choice.pod_bridge.empty() && (link.name == choice.pod_bridge ||
+                                        (bridge != links.end() && link.master == bridge->index)));
+    const auto own_or_any = [&](net::Family family) {
+      auto own = first(family, link.index);
+      if (!own && link.master != netlink::InterfaceIndex{}) {
+        own = first(family, link.master);
+      }
+      return own ? own : first(family, std::nullopt);
+    };
+    device.hide4 = own_or_any(net::Family::kIpv4);
+    device.hide6 = own_or_any(net::Family::kIpv6);
+    devices.push_back(std::move(device));
+  }
+  return devices;
+}
+
+}  // namespace fairlead::bpf

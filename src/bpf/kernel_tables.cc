@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpf/kernel_tables.h"
+
+#include <algorithm>
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <cerrno>
+#include <cstring>
+#include <optional>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/unique_fd.h"
+#include "bpf/object.h"
+
+namespace fairlead::bpf {
+namespace {
+
+/// An array map in this process's memory.
+template <typename Value>
+class Mapped {
+ public:
+  Mapped() = default;
+  Mapped(const Mapped&) = delete;
+  Mapped& operator=(const Mapped&) = delete;
+  ~Mapped() {
+    if (memory_ != MAP_FAILED) {
+      ::munmap(memory_, bytes_);
+    }
+  }
+
+  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name) {
+    Result<UniqueFd> map = open_map(pin_directory, name);
+    if (!map) {
+      return fail(map.error());
+    }
+    bpf_map_info info{};
+    std::uint32_t size = sizeof(info);
+    if (bpf_obj_get_info_by_fd(map->get(), &info, &size) != 0) {
+      return fail_errno(errno, "map " + name);
+    }
+    // Array maps round their elements up to 8 bytes; ours are all multiples of that.
+    if (info.value_size != sizeof(Value) || sizeof(Value) % 8 != 0) {
+      return fail(ErrorKind::kUnavailable, "map " + name + " is of another layout");
+    }
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    bytes_ = (std::size_t{info.max_entries} * sizeof(Value) + page - 1) / page * page;
+    memory_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, map->get(), 0);
+    if (memory_ == MAP_FAILED) {
+      return fail_errno(errno, "map " + name + " into memory");
+    }
+    count_ = info.max_entries;
+    return {};
+  }
+
+  [[nodiscard]] std::span<Value> span() const { return {static_cast<Value*>(memory_), count_}; }
+
+ private:
+  void* memory_ = MAP_FAILED;
+  std::size_t bytes_ = 0;
+  std::size_t count_ = 0;
+};
+
+/// A hash map, by calls.
+template <typename Key, typename Value>
+class Hash {
+ public:
+  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name) {
+    name_ = name;
+    Result<UniqueFd> map = open_map(pin_directory, name);
+    if (!map) {
+      return fail(map.error());
+    }
+    map_ = std::move(*map);
+    return {};
+  }
+
+  [[nodiscard]] Status put(const Key& key, const Value& value) {
+    return bpf_map_update_elem(map_.get(), &key, &value, BPF_ANY) == 0
+               ? Status{}
+               : fail_errno(errno, "map " + name_);
+  }
+  [[nodiscard]] Status erase(const Key& key) {
+    return bpf_map_delete_elem(map_.get(), &key) == 0 || errno == ENOENT
+               ? Status{}
+               : fail_errno(errno, "map " + name_);
+  }
+  [[nodiscard]] Result<Value> find(const Key& key) const {
+    Value value{};
+    if (bpf_map_lookup_elem(map_.get(), &key, &value) != 0) {
+      return fail_errno(errno, "map " + name_);
+    }
+    return value;
+  }
+
+  /// One by one: for small maps, and kinds that have no batches.
+  template <typename Visit>
+  [[nodiscard]] Status each(const Visit& visit) const {
+    Key key{};
+    for (const void* previous = nullptr; bpf_map_get_next_key(map_.get(), previous, &key) == 0;
+         previous = &key) {
+      if (const Result<Value> value = find(key)) {
+        visit(key, *value);
+      }
+    }
+    return errno == ENOENT ? Status{} : fail_errno(errno, "walk map " + name_);
+  }
+
+  template <typename Visit>
+  [[nodiscard]] Status batch(Cursor& cursor, std::size_t most, const Visit& visit) const {
+    if (cursor.at_end) {
+      return {};
+    }
+    keys_.resize(most);
+    values_.resize(most);
+    auto count = static_cast<std::uint32_t>(most);
+    // The kernel's mark is a bucket's number or a key, whichever is longer.
+    std::vector<std::byte> next(std::max<std::size_t>(sizeof(Key), sizeof(std::uint32_t)));
+    LIBBPF_OPTS(bpf_map_batch_opts, options);
+    const int error =
+        bpf_map_lookup_batch(map_.get(), cursor.key.empty() ? nullptr : cursor.key.data(),
+                             next.data(), keys_.data(), values_.data(), &count, &options);
+    if (error != 0 && errno != ENOENT) {
+      return fail_errno(errno, "walk map " + name_);
+    }
+    cursor.at_end = error != 0;
+    cursor.key = std::move(next);
+    for (std::size_t i = 0; i < count; ++i) {
+      visit(keys_[i], values_[i]);
+    }
+    return {};
+  }
+
+ private:
+  std::string name_;
+  UniqueFd map_;
+  mutable std::vector<Key> keys_;
+  mutable std::vector<Value> values_;
+};
+
+class KernelTables final : public Tables {
+ public:
+  [[nodiscard]] Status open(const std::string& pins) {
+    const auto all = [](auto... steps) {
+      Status status;
+      (void)((status = steps(), status.has_value()) && ...);
+      return status;
+    };
+    Status status = all(
+        [&] { return vs_.open(pins, "vs"); }, [&] { return vs_counts_.open(pins, "vs_counts"); },
+        [&] { return rs_.open(pins, "rs"); }, [&] { return rs_counts_.open(pins, "rs_counts"); },
+        [&] { return slots_.open(pins, "slots"); }, [&] { return filter_.open(pins, "filter"); },
+        [&] { return config_.open(pins, "config"); },
+        [&] { return pressure_.open(pins, "pressure"); },
+        [&] { return numbers_.open(pins, "numbers"); },
+        [&] { return classes_.open(pins, "classes"); },
+        [&] { return devices_.open(pins, "devices"); }, [&] { return flows_.open(pins, "flows"); },
+        [&] { return clients_.open(pins, "clients"); });
+    if (!status) {
+      return status;
+    }
+    Result<UniqueFd> events = open_map(pins, "events");
+    if (!events) {
+      return fail(events.error());
+    }
+    events_ = std::move(*events);
+    Result<UniqueFd> flows = open_map(pins, "flows");
+    bpf_map_info info{};
+    std::uint32_t size = sizeof(info);
+    if (flows && bpf_obj_get_info_by_fd(flows->get(), &info, &size) == 0) {
+      flow_capacity_ = info.max_entries;
+    }
+    return {};
+  }
+
+  std::span<fl_vs> vs() override { return vs_.span(); }
+  std::span<fl_vs_counts> vs_counts() override { return vs_counts_.span(); }
+  std::span<fl_rs> rs() override { return rs_.span(); }
+  std::span<fl_rs_counts> rs_counts() override { return rs_counts_.span(); }
+  std::span<fl_slot> slots() override { return slots_.span(); }
+  fl_filter& filter() override { return filter_.span().front(); }
+  fl_config& config() override { return config_.span().front(); }
+  fl_pressure& pressure() override { return pressure_.span().front(); }
+  std::size_t flow_capacity() const override { return flow_capacity_; }
+
+  Result<std::vector<NumberEntry>> numbers() override {
+    std::vector<NumberEntry> out;
+    Status status = numbers_.each(
+        [&](const fl_vs_key& key, std::uint32_t number) { out.push_back({key, number}); });
+    return status ? Result<std::vector<NumberEntry>>(std::move(out)) : fail(status.error());
+  }
+  std::vector<Status> put_numbers(std::span<const NumberEntry> entries) override {
+    std::vector<Status> results;
+    results.reserve(entries.size());
+    for (const NumberEntry& entry : entries) {
+      results.push_back(numbers_.put(entry.key, entry.number));
+    }
+    return results;
+  }
+  std::vector<Status> erase_numbers(std::span<const fl_vs_key> keys) override {
+    std::vector<Status> results;
+    results.reserve(keys.size());
+    for (const fl_vs_key& key : keys) {
+      results.push_back(numbers_.erase(key));
+    }
+    return results;
+  }
+  Result<std::vector<ClassEntry>> classes() override {
+    std::vector<ClassEntry> out;
+    Status status = classes_.each(
+        [&](const fl_prefix& prefix, std::uint32_t value) { out.push_back({prefix, value}); });
+    return status ? Result<std::vector<ClassEntry>>(std::move(out)) : fail(status.error());
+  }
+  Status put_class(const ClassEntry& entry) override {
+    return classes_.put(entry.prefix, entry.value);
+  }
+  Status erase_class(const fl_prefix& prefix) override { return classes_.erase(prefix); }
+  Result<std::vector<DeviceEntry>> devices() override {
+    std::vector<DeviceEntry> out;
+    Status status = devices_.each([&](std::uint32_t interface, const fl_device& value) {
+      out.push_back({interface, value});
+    });
+    return status ? Result<std::vector<DeviceEntry>>(std::move(out)) : fail(status.error());
+  }
+  Status put_device(const DeviceEntry& entry) override {
+    return devices_.put(entry.interface, entry.value);
+  }
+  Status erase_device(std::uint32_t interface) override { return devices_.erase(interface); }
+
+  Status read_flows(Cursor& cursor, std::size_t most, std::vector<FlowEntry>& out) override {
+    return flows_.batch(cursor, most, [&](const fl_tuple& key, const fl_flow& value) {
+      out.push_back({key, value});
+    });
+  }
+  Result<fl_flow> find_flow(const fl_tuple& key) override { return flows_.find(key); }
+  Status erase_flows(std::span<const fl_tuple> keys) override {
+    for (const fl_tuple& key : keys) {
+      if (Status status = flows_.erase(key); !status) {
+        return status;
+      }
+    }
+    return {};
+  }
+  Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override {
+    return clients_.batch(cursor, most, [&](const fl_client_key& key, const fl_client& value) {
+      out.push_back({key, value});
+    });
+  }
+  Status erase_clients(std::span<const fl_client_key> keys) override {
+    for (const fl_client_key& key : keys) {
+      if (Status status = clients_.erase(key); !status) {
+        return status;
+      }
+    }
+    return {};
+  }
+
+  std::vector<std::uint64_t> events() override {
+    std::vector<std::uint64_t> out;
+    std::vector<std::uint64_t> values(static_cast<std::size_t>(libbpf_num_possible_cpus()));
+    for (std::uint32_t event = 0; event < FL_EVENTS; ++event) {
+      std::uint64_t sum = 0;
+      if (bpf_map_lookup_elem(events_.get(), &event, values.data()) == 0) {
+        for (const std::uint64_t value : values) {
+          sum += value;
+        }
+      }
+      out.push_back(sum);
+    }
+    return out;
+  }
+
+ private:
+  Mapped<fl_vs> vs_;
+  Mapped<fl_vs_counts> vs_counts_;
+  Mapped<fl_rs> rs_;
+  Mapped<fl_rs_counts> rs_counts_;
+  Mapped<fl_slot> slots_;
+  Mapped<fl_filter> filter_;
+  Mapped<fl_config> config_;
+  Mapped<fl_pressure> pressure_;
+  Hash<fl_vs_key, std::uint32_t> numbers_;
+  Hash<fl_prefix, std::uint32_t> classes_;
+  Hash<std::uint32_t, fl_device> devices_;
+  Hash<fl_tuple, fl_flow> flows_;
+  Hash<fl_client_key, fl_client> clients_;
+  UniqueFd events_;
+  std::size_t flow_capacity_ = 0;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory) {
+  auto tables = std::make_unique<KernelTables>();
+  if (Status status = tables->open(pin_directory); !status) {
+    return fail(std::move(status.error()));
+  }
+  return tables;
+}
+
+}  // namespace fairlead::bpf

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "bpf/memory_tables.h"
+
+#include <cerrno>
+
+namespace fairlead::bpf {
+
+MemoryTables::MemoryTables(const MemorySizes& sizes)
+    : sizes_(sizes),
+      vs_(sizes.virtual_servers),
+      vs_counts_(sizes.virtual_servers),
+      rs_(sizes.real_servers),
+      rs_counts_(sizes.real_servers),
+      slots_(sizes.slots) {}
+
+Result<std::vector<NumberEntry>> MemoryTables::numbers() {
+  std::vector<NumberEntry> out;
+  for (const auto& [key, number] : numbers_) {
+    out.push_back({from_bytes<fl_vs_key>(key), number});
+  }
+  return out;
+}
+
+std::vector<Status> MemoryTables::put_numbers(std::span<const NumberEntry> entries) {
+  std::vector<Status> results;
+  for (const NumberEntry& entry : entries) {
+    ++writes_;
+    if (numbers_.size() >= sizes_.numbers && !numbers_.contains(bytes(entry.key))) {
+      results.emplace_back(fail_errno(E2BIG, "map numbers"));
+    } else {
+      numbers_[bytes(entry.key)] = entry.number;
+      results.emplace_back();
+    }
+  }
+  return results;
+}
+
+std::vector<Status> MemoryTables::erase_numbers(std::span<const fl_vs_key> keys) {
+  for (const fl_vs_key& key : keys) {
+    ++writes_;
+    numbers_.erase(bytes(key));
+  }
+  return std::vector<Status>(keys.size());
+}
+
+Result<std::vector<ClassEntry>> MemoryTables::classes() {
+  std::vector<ClassEntry> out;
+  for (const auto& [key, value] : classes_) {
+    out.push_back({from_bytes<fl_prefix>(key), value});
+  }
+  return out;
+}
+
+Status MemoryTables::put_class(const ClassEntry& entry) {
+  ++writes_;
+  classes_[bytes(entry.prefix)] = entry.value;
+  return {};
+}
+
+Status MemoryTables::erase_class(const fl_prefix& prefix) {
+  ++writes_;
+  classes_.erase(bytes(prefix));
+  return {};
+}
+
+Result<std::vector<DeviceEntry>> MemoryTables::devices() {
+  std::vector<DeviceEntry> out;
+  for (const auto& [interface, value] : devices_) {
+    out.push_back({interface, value});
+  }
+  return out;
+}
+
+Status MemoryTables::put_device(const DeviceEntry& entry) {
+  ++writes_;
+  devices_[entry.interface] = entry.value;
+  return {};
+}
+
+Status MemoryTables::erase_device(std::uint32_t interface) {
+  ++writes_;
+  devices_.erase(interface);
+  return {};
+}
+
+Status MemoryTables::read_flows(Cursor& cursor, std::size_t most, std::vector<FlowEntry>& out) {
+  auto next = cursor.key.empty() ? flows_.begin() : flows_.upper_bound(cursor.key);
+  for (; next != flows_.end() && most > 0; ++next, --most) {
+    out.push_back({from_bytes<fl_tuple>(next->first), next->second});
+    cursor.key = next->first;
+  }
+  cursor.at_end = next == flows_.end();
+  return {};
+}
+
+Result<fl_flow> MemoryTables::find_flow(const fl_tuple& key) {
+  const auto found = flows_.find(bytes(key));
+  if (found == flows_.end()) {
+    return fail_errno(ENOENT, "map flows");
+  }
+  return found->second;
+}
+
+Status MemoryTables::erase_flows(std::span<const fl_tuple> keys) {
+  for (const fl_tuple& key : keys) {
+    flows_.erase(bytes(key));
+  }
+  return {};
+}
+
+Status MemoryTables::read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) {
+  auto next = cursor.key.empty() ? clients_.begin() : clients_.upper_bound(cursor.key);
+  for (; next != clients_.end() && most > 0; ++next, --most) {
+    out.push_back({from_bytes<fl_client_key>(next->first), next->second});
+    cursor.key = next->first;
+  }
+  cursor.at_end = next == clients_.end();
+  return {};
+}
+
+Status MemoryTables::erase_clients(std::span<const fl_client_key> keys) {
+  for (const fl_client_key& key : keys) {
+    clients_.erase(bytes(key));
+  }
+  return {};
+}
+
+}  // namespace fairlead::bpf

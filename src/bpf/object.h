@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The BPF programs and their maps: loaded into the kernel, the maps pinned below one directory, so
+// that they and what they hold outlive the process. One thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace fairlead::bpf {
+
+/// How much there is room for. A pinned map keeps the size it was made with.
+struct Sizes {
+  std::uint32_t virtual_servers = 16'384;
+  std::uint32_t real_servers = 65'536;
+  std::uint32_t slots = 1U << 20U;
+  /// Each has two flows, or four if its client is hidden.
+  std::uint32_t connections = 262'144;
+  std::uint32_t half_open = 65'536;
+  std::uint32_t clients = 65'536;
+  std::uint32_t fragments = 16'384;
+  std::uint32_t sockets = 65'536;
+  std::uint32_t devices = 16'384;
+};
+
+/// `DIR/v<layout>/maps`, `DIR/v<layout>/links`.
+[[nodiscard]] std::string map_directory(const std::string& pin_directory);
+[[nodiscard]] std::string link_directory(const std::string& pin_directory);
+
+/// Makes the directories; mounts a bpffs on /sys/fs/bpf if the path is below it and none is there.
+/// An error if the path is on no bpffs, or the process may not.
+[[nodiscard]] Status prepare_directory(const std::string& pin_directory);
+
+class Object {
+ public:
+  /// Loads the programs, with the maps pinned in the directory where there are some of this layout,
+  /// and pins the others. What the verifier said is in the error.
+  [[nodiscard]] static Result<Object> load(const std::string& pin_directory, const Sizes& sizes);
+  Object(Object&&) noexcept;
+  Object& operator=(Object&&) noexcept;
+  ~Object();
+
+  /// Valid as long as the object lives.
+  [[nodiscard]] int program(std::string_view name) const;
+
+ private:
+  struct Impl;
+  explicit Object(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A pinned map. kNotFound if it is not there.
+[[nodiscard]] Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name);
+
+/// Removes links first (traffic falls to the stack), then maps, all of them below the directory and
+/// nothing else. What is gone already is success.
+[[nodiscard]] Status remove_pins(const std::string& pin_directory);
+
+}  // namespace fairlead::bpf
