@@ -72,7 +72,8 @@ enum fl_vs_flags {
  */
 struct fl_slot {
   __u32 rs;     /* number of a real server; in a header: index where the sequence repeats from */
-  __u32 weight; /* lc family, fo: weight; wrr: the level (`cw`) that picked it; header: servers */
+  __u32 weight; /* lc family, fo, hashes: weight; wrr: the level (`cw`) that picked it, and in a
+                   header the level before the first pick */
 };
 FL_SIZE(fl_slot, 8);
 /* descriptor = base << 32 | count << 8 | generation; 0: no servers */

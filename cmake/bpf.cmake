@@ -15,7 +15,9 @@ function(fairlead_bpf name)
   file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bpf/*.h)
   add_custom_command(OUTPUT ${out}/${name}.bpf.o
     COMMAND ${BPF_CLANG} -g -O2 -target bpf -mcpu=v3 -Wall -Werror
-      -isystem /usr/include/${BPF_MULTIARCH} -c ${PROJECT_SOURCE_DIR}/bpf/${name}.bpf.c -o ${out}/${name}.bpf.o
+      -isystem /usr/include/${BPF_MULTIARCH} -c ${PROJECT_SOURCE_DIR}/bpf/${name}.bpf.c -o ${out}/${name}.full.o
+    # Drops DWARF, nearly half of the file; BTF with its line numbers stays.
+    COMMAND ${BPFTOOL} gen object ${out}/${name}.bpf.o ${out}/${name}.full.o
     DEPENDS ${PROJECT_SOURCE_DIR}/bpf/${name}.bpf.c ${headers}
     COMMENT "Building BPF object ${name}" VERBATIM)
   add_custom_command(OUTPUT ${out}/${name}.skel.h

@@ -10,7 +10,7 @@
 namespace fairlead::bpf {
 namespace {
 
-const std::uint32_t kV4Mark = htonl(0xffffU);
+std::uint32_t v4_mark() { return htonl(0xffffU); }
 
 }  // namespace
 
@@ -18,7 +18,7 @@ fl_addr to_abi(const net::IpAddress& address) {
   fl_addr out{};
   const auto bytes = address.bytes();
   if (address.is_v4()) {
-    out.words[2] = kV4Mark;
+    out.words[2] = v4_mark();
     std::memcpy(&out.words[3], bytes.data(), bytes.size());
   } else {
     std::memcpy(&out.words[0], bytes.data(), bytes.size());
@@ -29,7 +29,8 @@ fl_addr to_abi(const net::IpAddress& address) {
 net::IpAddress to_address(const fl_addr& address) {
   std::array<std::uint8_t, 16> bytes{};
   std::memcpy(bytes.data(), &address.words[0], bytes.size());
-  const bool is_v4 = address.words[0] == 0 && address.words[1] == 0 && address.words[2] == kV4Mark;
+  const bool is_v4 =
+      address.words[0] == 0 && address.words[1] == 0 && address.words[2] == v4_mark();
   return net::IpAddress::from_bytes(is_v4 ? std::span(bytes).last(4) : std::span(bytes));
 }
 

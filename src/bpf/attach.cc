@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bpf/attach.h"
 
+#include <algorithm>
 #include <array>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <fstream>
 #include <linux/bpf.h>
@@ -18,13 +18,15 @@
 #include <unistd.h>
 #include <utility>
 
+#include "bpf/library_log.h"
+#include "bpf/options.h"
+
 namespace fairlead::bpf {
 namespace {
 
 // Linux 6.6; newer than the headers and the library that we build with.
 constexpr std::uint32_t kTcxIngress = 46;
 constexpr std::uint32_t kTcxEgress = 47;
-constexpr std::uint32_t kLinkTypeTcx = 11;
 
 /// Ours among the filters of a clsact qdisc.
 constexpr std::uint32_t kHandle = 0xf1ee;
@@ -80,16 +82,38 @@ Result<UniqueFd> create_link(int program, std::uint32_t target, std::uint32_t ty
   return UniqueFd(static_cast<int>(fd));
 }
 
-/// A pinned link that still leads to this device. A device that went away leaves a link to nothing.
-bool leads_to(int link, std::uint32_t interface) {
+/// bpf(BPF_PROG_QUERY) as of Linux 6.6.
+struct TcxQuery {
+  std::uint32_t interface, attach_type, query_flags, attach_flags;
+  std::uint64_t program_ids;
+  std::uint32_t count, pad;
+  std::uint64_t program_flags, link_ids, link_flags, revision;
+};
+static_assert(sizeof(TcxQuery) == 64);
+constexpr std::size_t kMaxPrograms = 64;  // the kernel's limit on one side of a device
+
+/// A pinned link that still hangs on this device. The link of a device that went away hangs on
+/// nothing, and one with the same index may be of another network namespace, which the link does
+/// not tell: so the device is asked.
+bool leads_to(int link, std::uint32_t interface, std::uint32_t type) {
   bpf_link_info info{};
   std::uint32_t size = sizeof(info);
-  if (bpf_obj_get_info_by_fd(link, &info, &size) != 0 || info.type != kLinkTypeTcx) {
+  if (bpf_obj_get_info_by_fd(link, &info, &size) != 0) {
     return false;
   }
-  std::uint32_t device = 0;  // first member of the union's tcx part
-  std::memcpy(&device, &info.raw_tracepoint, sizeof(device));
-  return device == interface;
+  std::array<std::uint32_t, kMaxPrograms> programs{};
+  std::array<std::uint32_t, kMaxPrograms> links{};
+  TcxQuery query{};
+  query.interface = interface;
+  query.attach_type = type;
+  query.program_ids = reinterpret_cast<std::uintptr_t>(programs.data());
+  query.link_ids = reinterpret_cast<std::uintptr_t>(links.data());
+  query.count = kMaxPrograms;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): the only form the call has
+  if (::syscall(SYS_bpf, BPF_PROG_QUERY, &query, sizeof(query)) != 0) {
+    return false;
+  }
+  return std::ranges::find(links, info.id) != links.end();
 }
 
 bool is_of_cgroup(int link, int directory) {
@@ -107,7 +131,9 @@ Status attach_link(const std::string& path, int program, std::uint32_t target, s
     if (still_good(pinned.get()) && bpf_link_update(pinned.get(), program, nullptr) == 0) {
       return {};
     }
-    ::unlink(path.c_str());
+    if (Status status = remove_link(path); !status) {
+      return status;
+    }
   }
   const Result<UniqueFd> link = create_link(program, target, type);
   if (!link) {
@@ -120,34 +146,38 @@ Status attach_link(const std::string& path, int program, std::uint32_t target, s
 }
 
 Status attach_clsact(int program, std::uint32_t interface, const Side& side) {
-  LIBBPF_OPTS(bpf_tc_hook, hook);
+  const LibraryLog quiet;
+  auto hook = options<bpf_tc_hook>();
   hook.ifindex = static_cast<int>(interface);
   hook.attach_point = side.clsact;
   if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST) {
     return fail_errno(-error, "add clsact");
   }
-  LIBBPF_OPTS(bpf_tc_opts, options);
-  options.prog_fd = program;
-  options.handle = kHandle;
-  options.priority = kPriority;
-  options.flags = BPF_TC_F_REPLACE;
-  if (const int error = bpf_tc_attach(&hook, &options); error != 0) {
+  auto opts = options<bpf_tc_opts>();
+  opts.prog_fd = program;
+  opts.handle = kHandle;
+  opts.priority = kPriority;
+  opts.flags = BPF_TC_F_REPLACE;
+  if (const int error = bpf_tc_attach(&hook, &opts); error != 0) {
     return fail_errno(-error, "attach to clsact");
   }
   return {};
 }
 
 Status detach_clsact(std::uint32_t interface) {
+  const LibraryLog quiet;
   for (const Side& side : kSides) {
-    LIBBPF_OPTS(bpf_tc_hook, hook);
+    auto hook = options<bpf_tc_hook>();
     hook.ifindex = static_cast<int>(interface);
     hook.attach_point = side.clsact;
-    LIBBPF_OPTS(bpf_tc_opts, options);
-    options.handle = kHandle;
-    options.priority = kPriority;
-    // The qdisc stays: others may use it. Whoever has no qdisc or no filter answers with an error
-    // of one of several kinds, and all of them mean that nothing is left.
-    (void)bpf_tc_detach(&hook, &options);
+    auto opts = options<bpf_tc_opts>();
+    opts.handle = kHandle;
+    opts.priority = kPriority;
+    // The qdisc stays: others may use it. Where there is no device, qdisc or filter the answer is
+    // an error of one of several kinds, and all but this one mean that nothing is left.
+    if (const int error = bpf_tc_detach(&hook, &opts); error == -EPERM) {
+      return fail_errno(EPERM, "remove the filter of device " + std::to_string(interface));
+    }
   }
   return {};
 }
@@ -172,7 +202,7 @@ Status attach_device(const std::string& pin_directory, const Object& object, Hoo
     const Status status =
         hook == Hook::kTcx
             ? attach_link(link_path(pin_directory, interface, side.name), program, interface,
-                          side.tcx, [&](int link) { return leads_to(link, interface); })
+                          side.tcx, [&](int link) { return leads_to(link, interface, side.tcx); })
             : attach_clsact(program, interface, side);
     if (!status) {
       return fail(status.error().in("device " + std::to_string(interface)));
@@ -186,9 +216,8 @@ Status detach_device(const std::string& pin_directory, Hook hook, std::uint32_t 
     return detach_clsact(interface);
   }
   for (const Side& side : kSides) {
-    const std::string path = link_path(pin_directory, interface, side.name);
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-      return fail_errno(errno, "remove " + path);
+    if (Status status = remove_link(link_path(pin_directory, interface, side.name)); !status) {
+      return status;
     }
   }
   return {};
@@ -216,8 +245,8 @@ Status attach_cgroup(const std::string& pin_directory, const Object& object,
 Status detach_cgroup(const std::string& pin_directory) {
   for (const CgroupHook& hook : kCgroupHooks) {
     const std::string path = link_directory(pin_directory) + "/cgroup-" + (hook.program + 3);
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-      return fail_errno(errno, "remove " + path);
+    if (Status status = remove_link(path); !status) {
+      return status;
     }
   }
   return {};

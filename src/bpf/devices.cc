@@ -16,6 +16,22 @@ bool is_in(std::string_view kind, std::span<const std::string_view> kinds) {
   return std::ranges::find(kinds, kind) != kinds.end();
 }
 
+bool is_named(std::span<const std::string> patterns, std::string_view name) {
+  bool any_includes = false;
+  bool included = false;
+  for (const std::string_view pattern : patterns) {
+    if (pattern.starts_with('!')) {
+      if (matches(pattern.substr(1), name)) {
+        return false;
+      }
+    } else {
+      any_includes = true;
+      included = included || matches(pattern, name);
+    }
+  }
+  return included || !any_includes;
+}
+
 bool is_usable(const net::IpAddress& address) {
   const std::string text = address.text();
   return !text.starts_with("fe80:") && !text.starts_with("127.") && text != "::1";
@@ -43,20 +59,19 @@ bool matches(std::string_view pattern, std::string_view name) {
 std::vector<Device> choose_devices(std::span<const netlink::Link> links,
                                    std::span<const netlink::InterfaceAddress> addresses,
                                    const DeviceChoice& choice) {
-  const auto first = [&](net::Family family, std::optional<netlink::InterfaceIndex> interface) {
-    std::optional<net::IpAddress> found;
-    for (const netlink::InterfaceAddress& each : addresses) {
-      if (each.address.family() == family && is_usable(each.address) &&
-          (!interface || each.interface == *interface)) {
-        const bool is_dummy = std::ranges::any_of(links, [&](const netlink::Link& link) {
-          return link.index == each.interface && is_in(link.kind, kWithoutPackets);
-        });
-        if (!is_dummy) {
-          return std::optional(each.address);
-        }
-      }
-    }
-    return found;
+  const auto link_of = [&](netlink::InterfaceIndex index) {
+    const auto found = std::ranges::find(links, index, &netlink::Link::index);
+    return found == links.end() ? nullptr : &*found;
+  };
+  // The first usable address of a family on the devices that `wanted` takes.
+  const auto first = [&](net::Family family, const auto& wanted) {
+    const auto found = std::ranges::find_if(addresses, [&](const netlink::InterfaceAddress& each) {
+      const netlink::Link* link = link_of(each.interface);
+      return each.address.family() == family && is_usable(each.address) &&
+             (link == nullptr || !is_in(link->kind, kWithoutPackets)) &&
+             wanted(each.interface, link);
+    });
+    return found == addresses.end() ? std::nullopt : std::optional(found->address);
   };
   const auto bridge = std::ranges::find(links, choice.pod_bridge, &netlink::Link::name);
   std::vector<Device> devices;
@@ -65,12 +80,8 @@ std::vector<Device> choose_devices(std::span<const netlink::Link> links,
         is_in(link.kind, kMasters) && std::ranges::any_of(links, [&](const netlink::Link& other) {
           return other.master == link.index;
         });
-    const bool is_named = choice.patterns.empty() ||
-                          std::ranges::any_of(choice.patterns, [&](const std::string& pattern) {
-                            return matches(pattern, link.name);
-                          });
     if (link.type == ARPHRD_LOOPBACK || is_in(link.kind, kWithoutPackets) || has_ports ||
-        !is_named) {
+        !is_named(choice.patterns, link.name)) {
       continue;
     }
     Device device;
@@ -82,11 +93,19 @@ std::vector<Device> choose_devices(std::span<const netlink::Link> links,
         (!choice.pod_bridge.empty() && (link.name == choice.pod_bridge ||
                                         (bridge != links.end() && link.master == bridge->index)));
     const auto own_or_any = [&](net::Family family) {
-      auto own = first(family, link.index);
-      if (!own && link.master != netlink::InterfaceIndex{}) {
-        own = first(family, link.master);
+      const auto on = [](netlink::InterfaceIndex wanted) {
+        return [wanted](netlink::InterfaceIndex at, const netlink::Link*) { return at == wanted; };
+      };
+      auto found = first(family, on(link.index));
+      if (!found && link.master != netlink::InterfaceIndex{}) {
+        found = first(family, on(link.master));
       }
-      return own ? own : first(family, std::nullopt);
+      if (!found) {
+        found = first(family, [](netlink::InterfaceIndex, const netlink::Link* at) {
+          return at != nullptr && at->type != ARPHRD_LOOPBACK;
+        });
+      }
+      return found ? found : first(family, [](auto...) { return true; });
     };
     device.hide4 = own_or_any(net::Family::kIpv4);
     device.hide6 = own_or_any(net::Family::kIpv6);

@@ -14,7 +14,8 @@
 namespace fairlead::bpf {
 
 struct DeviceChoice {
-  /// Name patterns with `*`; empty: all that matter.
+  /// Name patterns with `*`; empty: all that matter. One that begins with `!` takes devices out
+  /// again; if there are only such, they are taken out of all that matter.
   std::vector<std::string> patterns;
   /// Devices whose names match carry pods' traffic (`--detect-local-mode InterfaceNamePrefix`).
   std::string pod_prefix;
@@ -36,7 +37,8 @@ struct Device {
 /// master, since replies between two ports of a bridge never reach the master.
 ///
 /// A hidden client looks like the first global address of the device it goes out of; where that has
-/// none, like the node's first one (as the kernel chooses for masquerading).
+/// none, like the node's first one (as the kernel chooses for masquerading), where addresses of the
+/// loopback device come last: they are often virtual ones that other nodes have as well.
 [[nodiscard]] std::vector<Device> choose_devices(
     std::span<const netlink::Link> links, std::span<const netlink::InterfaceAddress> addresses,
     const DeviceChoice& choice);

@@ -48,6 +48,10 @@ TEST(ChooseDevices, Patterns) {
   EXPECT_THAT(names({.patterns = {"veth*"}, .pod_prefix = {}, .pod_bridge = {}}),
               ElementsAre("veth1", "veth2"));
   EXPECT_THAT(names({.patterns = {"none"}, .pod_prefix = {}, .pod_bridge = {}}), IsEmpty());
+  EXPECT_THAT(names({.patterns = {"!veth*", "!wg0"}, .pod_prefix = {}, .pod_bridge = {}}),
+              ElementsAre("eth0", "docker0"));
+  EXPECT_THAT(names({.patterns = {"veth*", "!veth2"}, .pod_prefix = {}, .pod_bridge = {}}),
+              ElementsAre("veth1"));
   EXPECT_TRUE(matches("a*b*c", "axxbyc"));
   EXPECT_FALSE(matches("a*b*c", "axxbyd"));
   EXPECT_TRUE(matches("*", ""));
@@ -62,6 +66,23 @@ TEST(ChooseDevices, ClientsHideBehindTheDevicesOwnAddressFirst) {
   EXPECT_EQ(hide(1), "198.51.100.1 2001:db8::1");  // the bridge's
   EXPECT_EQ(hide(2), "192.0.2.1 2001:db8::1");     // the node's: a link-local one does not do
   EXPECT_FALSE(devices[3].is_ethernet);
+}
+
+TEST(ChooseDevices, AddressesOfLoopbackHideClientsOnlyIfThereAreNoOthers) {
+  const auto hide_of_wg0 = [](std::vector<netlink::InterfaceAddress> all) {
+    for (const Device& device : choose_devices(kLinks, all, {})) {
+      if (device.name == "wg0") {
+        return device.hide4 ? device.hide4->text() : "none";
+      }
+    }
+    return std::string("no wg0");
+  };
+  const auto on = [](std::uint32_t interface, const char* text) {
+    return netlink::InterfaceAddress{InterfaceIndex{interface}, *net::IpAddress::parse(text)};
+  };
+  EXPECT_EQ(hide_of_wg0({on(1, "203.0.113.1"), on(2, "192.0.2.1")}), "192.0.2.1");
+  EXPECT_EQ(hide_of_wg0({on(1, "203.0.113.1")}), "203.0.113.1");
+  EXPECT_EQ(hide_of_wg0({on(1, "127.0.0.1"), on(3, "10.96.0.1")}), "none");
 }
 
 TEST(ChooseDevices, PodsByPrefixOrBridge) {

@@ -12,6 +12,7 @@
 
 #include "base/unique_fd.h"
 #include "bpf/object.h"
+#include "bpf/options.h"
 
 namespace fairlead::bpf {
 namespace {
@@ -75,6 +76,40 @@ class Hash {
     return {};
   }
 
+  /// Many per call. One that fails ends a batch; it is asked about alone and the rest goes on,
+  /// which also serves where batches are refused.
+  [[nodiscard]] std::vector<Status> put_all(std::span<const Key> keys,
+                                            std::span<const Value> values) {
+    std::vector<Status> results(keys.size());
+    auto opts = options<bpf_map_batch_opts>();
+    for (std::size_t at = 0; at < keys.size();) {
+      const auto rest = static_cast<std::uint32_t>(keys.size() - at);
+      std::uint32_t done = rest;
+      if (bpf_map_update_batch(map_.get(), &keys[at], &values[at], &done, &opts) == 0) {
+        break;
+      }
+      at += done < rest ? done : 0;  // the count is untouched if the call itself was refused
+      results[at] = put(keys[at], values[at]);
+      ++at;
+    }
+    return results;
+  }
+  [[nodiscard]] std::vector<Status> erase_all(std::span<const Key> keys) {
+    std::vector<Status> results(keys.size());
+    auto opts = options<bpf_map_batch_opts>();
+    for (std::size_t at = 0; at < keys.size();) {
+      const auto rest = static_cast<std::uint32_t>(keys.size() - at);
+      std::uint32_t done = rest;
+      if (bpf_map_delete_batch(map_.get(), &keys[at], &done, &opts) == 0) {
+        break;
+      }
+      at += done < rest ? done : 0;
+      results[at] = erase(keys[at]);
+      ++at;
+    }
+    return results;
+  }
+
   [[nodiscard]] Status put(const Key& key, const Value& value) {
     return bpf_map_update_elem(map_.get(), &key, &value, BPF_ANY) == 0
                ? Status{}
@@ -111,17 +146,21 @@ class Hash {
     if (cursor.at_end) {
       return {};
     }
-    keys_.resize(most);
-    values_.resize(most);
-    auto count = static_cast<std::uint32_t>(most);
     // The kernel's mark is a bucket's number or a key, whichever is longer.
     std::vector<std::byte> next(std::max<std::size_t>(sizeof(Key), sizeof(std::uint32_t)));
-    LIBBPF_OPTS(bpf_map_batch_opts, options);
-    const int error =
-        bpf_map_lookup_batch(map_.get(), cursor.key.empty() ? nullptr : cursor.key.data(),
-                             next.data(), keys_.data(), values_.data(), &count, &options);
-    if (error != 0 && errno != ENOENT) {
-      return fail_errno(errno, "walk map " + name_);
+    std::uint32_t count = 0;
+    int error = 0;
+    for (bool too_small = true; too_small; most *= 2) {
+      keys_.resize(most);
+      values_.resize(most);
+      count = static_cast<std::uint32_t>(most);
+      auto opts = options<bpf_map_batch_opts>();
+      error = bpf_map_lookup_batch(map_.get(), cursor.key.empty() ? nullptr : cursor.key.data(),
+                                   next.data(), keys_.data(), values_.data(), &count, &opts);
+      too_small = error == -ENOSPC;  // a bucket is given whole or not at all
+    }
+    if (error != 0 && error != -ENOENT) {
+      return fail_errno(-error, "walk map " + name_);
     }
     cursor.at_end = error != 0;
     cursor.key = std::move(next);
@@ -137,6 +176,14 @@ class Hash {
   mutable std::vector<Key> keys_;
   mutable std::vector<Value> values_;
 };
+
+constexpr std::size_t kNumbersAtOnce = 4096;
+
+Status first_failure(const std::vector<Status>& results) {
+  const auto failed =
+      std::ranges::find_if(results, [](const Status& each) { return !each.has_value(); });
+  return failed == results.end() ? Status{} : *failed;
+}
 
 class KernelTables final : public Tables {
  public:
@@ -185,25 +232,29 @@ class KernelTables final : public Tables {
 
   Result<std::vector<NumberEntry>> numbers() override {
     std::vector<NumberEntry> out;
-    Status status = numbers_.each(
-        [&](const fl_vs_key& key, std::uint32_t number) { out.push_back({key, number}); });
-    return status ? Result<std::vector<NumberEntry>>(std::move(out)) : fail(status.error());
+    for (Cursor cursor; !cursor.at_end;) {
+      const Status status = numbers_.batch(
+          cursor, kNumbersAtOnce,
+          [&](const fl_vs_key& key, std::uint32_t number) { out.push_back({key, number}); });
+      if (!status) {
+        return fail(status.error());
+      }
+    }
+    return out;
   }
   std::vector<Status> put_numbers(std::span<const NumberEntry> entries) override {
-    std::vector<Status> results;
-    results.reserve(entries.size());
+    std::vector<fl_vs_key> keys;
+    std::vector<std::uint32_t> numbers;
+    keys.reserve(entries.size());
+    numbers.reserve(entries.size());
     for (const NumberEntry& entry : entries) {
-      results.push_back(numbers_.put(entry.key, entry.number));
+      keys.push_back(entry.key);
+      numbers.push_back(entry.number);
     }
-    return results;
+    return numbers_.put_all(keys, numbers);
   }
   std::vector<Status> erase_numbers(std::span<const fl_vs_key> keys) override {
-    std::vector<Status> results;
-    results.reserve(keys.size());
-    for (const fl_vs_key& key : keys) {
-      results.push_back(numbers_.erase(key));
-    }
-    return results;
+    return numbers_.erase_all(keys);
   }
   Result<std::vector<ClassEntry>> classes() override {
     std::vector<ClassEntry> out;
@@ -234,12 +285,7 @@ class KernelTables final : public Tables {
   }
   Result<fl_flow> find_flow(const fl_tuple& key) override { return flows_.find(key); }
   Status erase_flows(std::span<const fl_tuple> keys) override {
-    for (const fl_tuple& key : keys) {
-      if (Status status = flows_.erase(key); !status) {
-        return status;
-      }
-    }
-    return {};
+    return first_failure(flows_.erase_all(keys));
   }
   Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override {
     return clients_.batch(cursor, most, [&](const fl_client_key& key, const fl_client& value) {
@@ -247,12 +293,7 @@ class KernelTables final : public Tables {
     });
   }
   Status erase_clients(std::span<const fl_client_key> keys) override {
-    for (const fl_client_key& key : keys) {
-      if (Status status = clients_.erase(key); !status) {
-        return status;
-      }
-    }
-    return {};
+    return first_failure(clients_.erase_all(keys));
   }
 
   std::vector<std::uint64_t> events() override {

@@ -6,27 +6,27 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <cerrno>
-#include <cstdarg>
-#include <cstdio>
+#include <fcntl.h>
 #include <filesystem>
-#include <span>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
 #include <fairlead.skel.h>
 
-#include "base/text.h"
 #include "bpf/abi.h"
+#include "bpf/library_log.h"
+#include "bpf/options.h"
 
 namespace fairlead::bpf {
 namespace {
 
 constexpr std::string_view kMountPoint = "/sys/fs/bpf";
 constexpr long kBpfFsMagic = 0xcafe4a11;
-constexpr std::size_t kLinesOfLog = 12;
 
 /// Maps that are a matter of one load and not state.
 constexpr std::array<std::string_view, 1> kUnpinned = {"scratch"};
@@ -43,32 +43,6 @@ std::string existing_part(std::filesystem::path path) {
     path = path.parent_path();
   }
   return path.string();
-}
-
-// libbpf speaks to a callback without context; what it says while one thread loads is kept here.
-thread_local std::vector<std::string> library_lines;
-
-int keep_line(libbpf_print_level level, const char* format, std::va_list arguments) {
-  if (level == LIBBPF_WARN) {
-    std::array<char, 2048> line{};
-    std::vsnprintf(line.data(), line.size(), format, arguments);
-    for (const std::string_view piece : split(line.data(), '\n')) {
-      if (!trim(piece).empty()) {
-        library_lines.emplace_back(trim(piece));
-      }
-    }
-  }
-  return 0;
-}
-
-std::string last_lines() {
-  const std::size_t from =
-      library_lines.size() > kLinesOfLog ? library_lines.size() - kLinesOfLog : 0;
-  std::string text;
-  for (std::size_t i = from; i < library_lines.size(); ++i) {
-    text += (text.empty() ? "" : " | ") + library_lines[i];
-  }
-  return text;
 }
 
 std::uint32_t wanted_size(std::string_view map, const Sizes& sizes) {
@@ -123,11 +97,27 @@ Result<bool> take_pinned(bpf_map* map, const std::string& path) {
 }  // namespace
 
 struct Object::Impl {
-  fairlead_bpf* skeleton = nullptr;
+  bpf_object* object = nullptr;
   Impl() = default;
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
-  ~Impl() { fairlead_bpf__destroy(skeleton); }
+  ~Impl() { bpf_object__close(object); }
+
+  [[nodiscard]] Status open() {
+    // Of the skeleton only the bytes: what else it does is for globals, and we have none.
+    std::size_t size = 0;
+    const void* const bytes = fairlead_bpf__elf_bytes(&size);
+    auto opts = options<bpf_object_open_opts>();
+    opts.object_name = "fairlead";
+    object = bpf_object__open_mem(bytes, size, &opts);
+    return object != nullptr ? Status{} : fail_errno(errno, "open the BPF programs");
+  }
+  [[nodiscard]] Status load(const LibraryLog& log) const {
+    if (const int error = bpf_object__load(object); error != 0) {
+      return fail_errno(-error, "load the BPF programs (" + log.text() + ")");
+    }
+    return {};
+  }
 };
 
 std::string map_directory(const std::string& pin_directory) {
@@ -137,13 +127,21 @@ std::string link_directory(const std::string& pin_directory) {
   return pin_directory + "/v" + std::to_string(FL_LAYOUT) + "/links";
 }
 
+bool is_on_bpffs(const std::string& pin_directory) {
+  return is_bpffs(existing_part(pin_directory));
+}
+
+bool can_get_bpffs(const std::string& pin_directory) {
+  return pin_directory == kMountPoint || pin_directory.starts_with(std::string(kMountPoint) + "/");
+}
+
 Status prepare_directory(const std::string& pin_directory) {
-  if (!is_bpffs(existing_part(pin_directory)) && pin_directory.starts_with(kMountPoint)) {
+  if (!is_on_bpffs(pin_directory) && can_get_bpffs(pin_directory)) {
     if (::mount("bpf", std::string(kMountPoint).c_str(), "bpf", 0, "mode=0700") != 0) {
       return fail(Error::from_errno(errno, "mount bpffs on " + std::string(kMountPoint)));
     }
   }
-  if (!is_bpffs(existing_part(pin_directory))) {
+  if (!is_on_bpffs(pin_directory)) {
     return fail(ErrorKind::kUnavailable, "--ebpf-pin-dir " + pin_directory +
                                              " is on no bpffs; mount one there or name another");
   }
@@ -157,6 +155,23 @@ Status prepare_directory(const std::string& pin_directory) {
   return {};
 }
 
+Result<UniqueFd> lock_directory(const std::string& pin_directory) {
+  // A file of a bpffs cannot be opened, a directory can, and takes a lock as any other.
+  const std::string path = std::filesystem::path(map_directory(pin_directory)).parent_path();
+  UniqueFd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory) {
+    return fail_errno(errno, path);
+  }
+  if (::flock(directory.get(), LOCK_EX | LOCK_NB) != 0) {
+    return errno == EWOULDBLOCK ? fail(ErrorKind::kUnavailable,
+                                       path +
+                                           ": another process works with these maps; stop it "
+                                           "or name another --ebpf-pin-dir")
+                                : fail_errno(errno, "lock " + path);
+  }
+  return directory;
+}
+
 Object::Object(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Object::Object(Object&&) noexcept = default;
 Object& Object::operator=(Object&&) noexcept = default;
@@ -167,14 +182,12 @@ Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   (void)::setrlimit(RLIMIT_MEMLOCK, &unlimited);  // a failure shows when the maps are made
 
-  library_lines.clear();
-  libbpf_set_print(keep_line);
+  const LibraryLog log;
   auto impl = std::make_unique<Impl>();
-  impl->skeleton = fairlead_bpf__open();
-  if (impl->skeleton == nullptr) {
-    return fail(Error::from_errno(errno, "open the BPF programs"));
+  if (const Status opened = impl->open(); !opened) {
+    return fail(opened.error());
   }
-  bpf_object* object = impl->skeleton->obj;
+  bpf_object* const object = impl->object;
   std::vector<std::pair<bpf_map*, std::string>> fresh;
   for (bpf_map* map = bpf_object__next_map(object, nullptr); map != nullptr;
        map = bpf_object__next_map(object, map)) {
@@ -194,8 +207,8 @@ Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes
       fresh.emplace_back(map, path);
     }
   }
-  if (const int error = fairlead_bpf__load(impl->skeleton); error != 0) {
-    return fail(Error::from_errno(-error, "load the BPF programs (" + last_lines() + ")"));
+  if (const Status loaded = impl->load(log); !loaded) {
+    return fail(loaded.error());
   }
   for (const auto& [map, path] : fresh) {
     if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
@@ -205,9 +218,16 @@ Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes
   return Object(std::move(impl));
 }
 
+Status Object::try_load() {
+  const LibraryLog log;
+  Impl impl;
+  const Status opened = impl.open();
+  return opened ? impl.load(log) : opened;
+}
+
 int Object::program(std::string_view name) const {
   const bpf_program* program =
-      bpf_object__find_program_by_name(impl_->skeleton->obj, std::string(name).c_str());
+      bpf_object__find_program_by_name(impl_->object, std::string(name).c_str());
   return program == nullptr ? -1 : bpf_program__fd(program);
 }
 
@@ -220,7 +240,24 @@ Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& n
   return map;
 }
 
+Status remove_link(const std::string& path) {
+  if (const UniqueFd link(bpf_obj_get(path.c_str())); link) {
+    (void)bpf_link_detach(link.get());  // fails if the device or cgroup is gone: nothing to do then
+  }
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+    return fail_errno(errno, "remove " + path);
+  }
+  return {};
+}
+
 Status remove_pins(const std::string& pin_directory) {
+  std::error_code no_directory;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(link_directory(pin_directory), no_directory)) {
+    if (Status status = remove_link(entry.path().string()); !status) {
+      return status;
+    }
+  }
   for (const std::string& directory :
        {link_directory(pin_directory), map_directory(pin_directory)}) {
     std::error_code error;

@@ -35,11 +35,24 @@ struct Sizes {
 /// An error if the path is on no bpffs, or the process may not.
 [[nodiscard]] Status prepare_directory(const std::string& pin_directory);
 
+/// Whether the directory, or the deepest part of it that exists, is on a bpffs.
+[[nodiscard]] bool is_on_bpffs(const std::string& pin_directory);
+/// Whether prepare_directory would mount one.
+[[nodiscard]] bool can_get_bpffs(const std::string& pin_directory);
+
+/// The right to write to what is pinned there, as long as the descriptor is open: two daemons would
+/// give out the same numbers. kUnavailable if another process has it.
+[[nodiscard]] Result<UniqueFd> lock_directory(const std::string& pin_directory);
+
 class Object {
  public:
   /// Loads the programs, with the maps pinned in the directory where there are some of this layout,
   /// and pins the others. What the verifier said is in the error.
   [[nodiscard]] static Result<Object> load(const std::string& pin_directory, const Sizes& sizes);
+  /// Whether this kernel takes the programs: with least maps, nothing pinned.
+  [[nodiscard]] static Status try_load();
+  Object(const Object&) = delete;
+  Object& operator=(const Object&) = delete;
   Object(Object&&) noexcept;
   Object& operator=(Object&&) noexcept;
   ~Object();
@@ -55,6 +68,10 @@ class Object {
 
 /// A pinned map. kNotFound if it is not there.
 [[nodiscard]] Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name);
+
+/// Takes the program of a pinned link out of the way at once, and removes the pin; the kernel lets
+/// go of a link some time after its pin. What is gone already is success.
+[[nodiscard]] Status remove_link(const std::string& path);
 
 /// Removes links first (traffic falls to the stack), then maps, all of them below the directory and
 /// nothing else. What is gone already is success.

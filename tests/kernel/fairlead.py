@@ -6,16 +6,18 @@ import signal
 import subprocess
 import time
 
-import kernel_state
+from planes import IpvsPlane
 
 
 class Fairlead:
-    """A running daemon. Whether it is ready, and whether it has done something, is read from the
-    kernel's table, which is what matters."""
+    """A running daemon of the plane's mode. Whether it is ready, and whether it has done something,
+    is read from the plane's table, which is what matters."""
 
-    def __init__(self, node, directory, *flags):
+    def __init__(self, node, directory, *flags, plane=None):
         self._node = node
-        self._argv = [_binary(), "run", "--proxy-mode", "ipvs", *flags]
+        self._plane = plane or IpvsPlane(node, directory)
+        self._argv = [_binary(), "run", "--proxy-mode", self._plane.mode]
+        self._argv += [*self._plane.flags, *flags]
         self._log_path = os.path.join(directory, "fairlead.log")
         self._process = None
 
@@ -65,23 +67,23 @@ class Fairlead:
         return result
 
     def serving(self, *services):
-        """Waits until the kernel sends new connections of these services to their ready endpoints
+        """Waits until the plane sends new connections of these services to their ready endpoints
         and to no others. Real servers may be left that take no new ones (weight 0)."""
         expected = {}
         for service in services:
             expected.update(service.expected())
 
         def check():
-            table = kernel_state.virtual_servers(self._node)
+            table = self._plane.table.virtual_servers()
             found = {
                 key: table[key]
                 and {str(server) for server in table[key].servers if server.weight > 0}
                 for key in expected
                 if key in table
             }
-            assert found == expected, f"kernel has {found}, want {expected}"
+            assert found == expected, f"it has {found}, want {expected}"
             for key in expected:
-                kernel_state.assert_local(self._node, table[key].address)
+                self._plane.table.assert_taken(table[key].address)
             return True
 
         started = time.monotonic()

@@ -13,7 +13,8 @@ br_netfilter were there to drag it back. It also makes hairpin plain routing: ou
 it came from.
 
 The client's and the pods' default routes lead to the node, so service addresses do, too.
-Nothing here needs Fairlead: bed_test.py proves the lab with ipvsadm as the director.
+Nothing here needs Fairlead: bed_test.py proves the lab, and ipvs_bed.py that with ipvsadm as the
+director.
 """
 
 import collections
@@ -31,6 +32,7 @@ import time
 from fairlead import Fairlead
 from manifests import NODE_NAME, Service
 from netns import Host
+from planes import IpvsPlane
 
 WEB_PORT = 8080  # every pod answers here by TCP ...
 DNS_PORT = 5353  # ... and here by UDP
@@ -275,6 +277,12 @@ class LiveConnection:
         """As `ping`, but any pod may answer (UDP)."""
         return self._exchange("hello")
 
+    def echo(self, text):
+        """Raises unless just this comes back, of whatever length."""
+        answer = self._exchange(text)
+        assert answer.text == text, f"{self._what}: sent {len(text)}, got {len(answer.text)} bytes"
+        return answer
+
     def close(self):
         self._socket.close()
 
@@ -287,7 +295,7 @@ class LiveConnection:
     def _exchange(self, text):
         self._socket.sendall(text.encode() + b"\n")
         while b"\n" not in self._received:
-            data = self._socket.recv(4096)
+            data = self._socket.recv(65536)
             if not data:
                 raise ConnectionResetError("closed by the other side")
             self._received += data
@@ -382,9 +390,10 @@ class Pod:
 
 class Lab:
     """Fresh namespaces, and room for one test: `family` is the one the test is about, all else is
-    dual stack. Close it, and everything it made or started is gone."""
+    dual stack. `table` is what the data plane holds. Close it, and everything it made or started is
+    gone."""
 
-    def __init__(self, family=IPV4, pods=3):
+    def __init__(self, family=IPV4, pods=3, plane=IpvsPlane):
         self.family = family
         self.directory = tempfile.mkdtemp(prefix="lab.")
         self.manifests = os.path.join(self.directory, "manifests")
@@ -396,6 +405,8 @@ class Lab:
         self.node = Host("node")
         self.pods = [Pod(i, Host(f"pod{i}")) for i in range(1, pods + 1)]
         self._hosts = [self.client, self.node] + [pod.host for pod in self.pods]
+        self.plane = plane(self.node, self.directory)
+        self.table = self.plane.table
         for host in self._hosts:
             _prepare(host)
         self.node.sysctl(
@@ -406,26 +417,45 @@ class Lab:
         )
         self.node.ip(_node_links(self.pods))
         self.client.ip(_client_links())
-        for pod in self.pods:
-            pod.host.ip(_pod_links(pod))
-
         self.servers = Servers()
         for pod in self.pods:
-            self.servers.listen(pod.host, WEB_PORT)
-            self.servers.listen(pod.host, DNS_PORT, "UDP")
-        self._until_links_carry()
+            pod.host.ip(_pod_links(pod))
+            self._serve(pod)
+        self._until_links_carry(self.pods)
 
     def close(self):
         for daemon in self.daemons:
             daemon.kill()
         self.servers.stop()
+        self.plane.close()
         for host in self._hosts:
             host.close()
         shutil.rmtree(self.directory)
 
-    def _until_links_carry(self):
+    def add_pod(self):
+        """One more pod; it is reachable on return."""
+        number = len(self.pods) + 1
+        pod = Pod(number, Host(f"pod{number}"))
+        self.pods.append(pod)
+        self._hosts.append(pod.host)
+        _prepare(pod.host)
+        self.join(pod)
+        self._serve(pod)
+        self._until_links_carry([pod])
+        return pod
+
+    def join(self, pod):
+        """Makes the links of a pod that has none."""
+        self.node.ip("\n".join(_pod_link_of_node(pod)))
+        pod.host.ip(_pod_links(pod))
+
+    def _serve(self, pod):
+        self.servers.listen(pod.host, WEB_PORT)
+        self.servers.listen(pod.host, DNS_PORT, "UDP")
+
+    def _until_links_carry(self, pods):
         """The kernel takes its time to notice that the other end of a new link is up."""
-        for family, pod in itertools.product(FAMILIES, self.pods):
+        for family, pod in itertools.product(FAMILIES, pods):
             at = (pod.address(family), DNS_PORT, "UDP")
             eventually(lambda at=at: ask(self.client, *at, timeout=0.2))
 
@@ -448,7 +478,7 @@ class Lab:
             flags += ("--cluster-cidr", cluster_cidr)
         daemon = Fairlead(
             self.node, self.directory, "--manifests", self.manifests,
-            "--hostname-override", NODE_NAME, *flags,
+            "--hostname-override", NODE_NAME, *flags, plane=self.plane,
         )  # fmt: skip
         self.daemons.append(daemon)
         daemon.start()
@@ -475,13 +505,18 @@ def _node_links(pods):
         lines.append(f"addr add {family.node}/{prefix} dev outside{_nodad(family)}")
     lines.append("link set outside up")
     for pod in pods:
-        lines.append(f"link add {pod.name} type veth peer name eth0 netns {pod.name}")
-        for family in FAMILIES:
-            lines.append(f"addr add {family.gateway}/{family.bits} dev {pod.name}{_nodad(family)}")
-        lines.append(f"link set {pod.name} up")
-        for family in FAMILIES:
-            lines.append(f"route add {pod.address(family)}/{family.bits} dev {pod.name}")
+        lines += _pod_link_of_node(pod)
     return "\n".join(lines)
+
+
+def _pod_link_of_node(pod):
+    lines = [f"link add {pod.name} type veth peer name eth0 netns {pod.name}"]
+    for family in FAMILIES:
+        lines.append(f"addr add {family.gateway}/{family.bits} dev {pod.name}{_nodad(family)}")
+    lines.append(f"link set {pod.name} up")
+    for family in FAMILIES:
+        lines.append(f"route add {pod.address(family)}/{family.bits} dev {pod.name}")
+    return lines
 
 
 def _client_links():

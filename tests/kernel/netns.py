@@ -19,7 +19,8 @@ _NAMES = "/run/netns"
 _entered = threading.local()
 
 
-def _check(result, what):
+def check(result, what):
+    """Raises what a C function that returns 0 for success left in errno."""
     if result != 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{what}: {os.strerror(error)}")
@@ -38,16 +39,16 @@ class Host:
         os.makedirs(_NAMES, exist_ok=True)
         before = _own_namespace()
         try:
-            _check(_libc.unshare(_CLONE_NEWNET), "unshare")
+            check(_libc.unshare(_CLONE_NEWNET), "unshare")
             self._namespace = _own_namespace()
             with open(self._path, "x"):
                 pass
-            _check(
+            check(
                 _libc.mount(b"/proc/thread-self/ns/net", self._path.encode(), None, _MS_BIND, None),
                 f"bind {self._path}",
             )
         finally:
-            _check(_libc.setns(before, _CLONE_NEWNET), "setns")
+            check(_libc.setns(before, _CLONE_NEWNET), "setns")
             os.close(before)
 
     def __repr__(self):
@@ -57,17 +58,17 @@ class Host:
         if not hasattr(_entered, "stack"):
             _entered.stack = []
         _entered.stack.append(_own_namespace())
-        _check(_libc.setns(self._namespace, _CLONE_NEWNET), f"enter {self.name}")
+        check(_libc.setns(self._namespace, _CLONE_NEWNET), f"enter {self.name}")
         return self
 
     def __exit__(self, *_):
         before = _entered.stack.pop()
-        _check(_libc.setns(before, _CLONE_NEWNET), f"leave {self.name}")
+        check(_libc.setns(before, _CLONE_NEWNET), f"leave {self.name}")
         os.close(before)
 
     def close(self):
         """Forgets the namespace; the kernel frees it when its last socket and process are gone."""
-        _check(_libc.umount2(self._path.encode(), _MNT_DETACH), f"unmount {self._path}")
+        check(_libc.umount2(self._path.encode(), _MNT_DETACH), f"unmount {self._path}")
         os.unlink(self._path)
         os.close(self._namespace)
 

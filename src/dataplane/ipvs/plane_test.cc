@@ -82,6 +82,7 @@ struct Bed {
       return target.ensure_dummy(n);
     }
     Status delete_device(netlink::InterfaceIndex i) override { return target.delete_device(i); }
+    Result<std::vector<netlink::Link>> links() override { return target.links(); }
     Result<std::vector<netlink::InterfaceAddress>> addresses() override {
       return target.addresses();
     }

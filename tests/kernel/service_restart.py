@@ -3,7 +3,6 @@
 
 import os
 
-from kernel_state import ipvsadm_save, virtual_server
 from lab import DNS_PORT, WEB_PORT, LiveConnection, Traffic, eventually, spread
 from manifests import Port
 from runner import each_family
@@ -24,7 +23,7 @@ def hold(lab, web):
 
 
 def real_server(lab, web, pod):
-    return virtual_server(lab.node, web.address, 80).server(pod.address(lab.family), WEB_PORT)
+    return lab.table.virtual_server(web.address, 80).server(pod.address(lab.family), WEB_PORT)
 
 
 def first_sync(lab, daemon):
@@ -39,22 +38,22 @@ def test_kill_9_and_restart_under_traffic(lab):
     web, daemon = serve(lab)
     with Traffic(lab.client, web.address, 80, live=hold(lab, web)) as traffic:
         for _ in range(2):
-            before = ipvsadm_save(lab.node)
+            before = lab.table.lines()
             daemon.kill()
             traffic.pass_on(3)
             daemon.start()
             first_sync(lab, daemon)
-            assert set(ipvsadm_save(lab.node)) >= set(before)
+            assert set(lab.table.lines()) >= set(before)
 
 
 @each_family
 def test_stop_leaves_the_table_and_the_traffic(lab):
     web, daemon = serve(lab)
-    before = ipvsadm_save(lab.node)
+    before = lab.table.lines()
     with Traffic(lab.client, web.address, 80, live=hold(lab, web)) as traffic:
         daemon.stop()
         traffic.pass_on(5)
-        assert ipvsadm_save(lab.node) == before
+        assert lab.table.lines() == before
         daemon.start()
         first_sync(lab, daemon)
 
@@ -72,7 +71,7 @@ def test_what_changed_meanwhile_is_caught_up(lab):
         web.publish([pod1, pod2])
         daemon.start()
         daemon.serving(web)
-        daemon.eventually(lambda: virtual_server(lab.node, old.address, 80) is None)
+        daemon.eventually(lambda: lab.table.virtual_server(old.address, 80) is None)
     assert real_server(lab, web, pod3).weight == 0  # drains, for the connection it holds
 
 
@@ -116,4 +115,4 @@ def test_restart_with_another_scheduler(lab):
     with Traffic(lab.client, web.address, 80, live=hold(lab, web)):
         daemon.stop()
         lab.fairlead("--ipvs-scheduler", "lc")
-        eventually(lambda: virtual_server(lab.node, web.address, 80).scheduler == "lc")
+        eventually(lambda: lab.table.virtual_server(web.address, 80).scheduler == "lc")

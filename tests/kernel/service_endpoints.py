@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Endpoints come, go and flap under live connections; none of these may break."""
 
-from kernel_state import conntrack_entries, device_addresses, virtual_server
 from lab import DNS_PORT, WEB_PORT, LiveConnection, Traffic, eventually, refused, spread
 from manifests import DRAIN_TIMEOUT, Endpoint, Port
 from runner import each_family
@@ -23,7 +22,7 @@ def connect_to_all(lab, service, pods):
 
 def real_server(lab, service, pod):
     port = service.ports[0]
-    held = virtual_server(lab.node, service.address, port.number, port.protocol)
+    held = lab.table.virtual_server(service.address, port.number, port.protocol)
     return held and held.server(pod.address(lab.family), port.target)
 
 
@@ -141,7 +140,7 @@ def test_service_port_changes(lab):
     web.ports = [Port(81, WEB_PORT)]
     web.publish()
     daemon.serving(web)
-    daemon.eventually(lambda: virtual_server(lab.node, web.address, 80) is None)
+    daemon.eventually(lambda: lab.table.virtual_server(web.address, 80) is None)
     assert set(spread(lab.client, web.address, 81, 6)) == {"pod1", "pod2", "pod3"}
     assert refused(lab.client, web.address, 80)
 
@@ -156,12 +155,12 @@ def test_service_is_deleted_and_created_again(lab):
 
     with Traffic(lab.client, neighbour.address, 80):
         web.delete()
-        daemon.eventually(lambda: virtual_server(lab.node, web.address, 80) is None)
-        daemon.eventually(lambda: web.address not in device_addresses(lab.node, "kube-ipvs0"))
+        daemon.eventually(lambda: lab.table.virtual_server(web.address, 80) is None)
+        daemon.eventually(lambda: web.address not in lab.table.addresses())
 
         web.publish([pod2, pod3])
         daemon.serving(web)
-        eventually(lambda: web.address in device_addresses(lab.node, "kube-ipvs0"))
+        eventually(lambda: web.address in lab.table.addresses())
     assert set(spread(lab.client, web.address, 80, 4)) == {"pod2", "pod3"}
 
 
@@ -180,9 +179,7 @@ def test_udp_flow_leaves_a_removed_endpoint(lab):
     eventually(lambda: flow.exchange().server in left, timeout=5)
 
     def stale():
-        address = f"src={gone.address(lab.family)}"
-        entries = conntrack_entries(lab.node, "UDP", dns.address, 53)
-        return [entry for entry in entries if address in entry.split()]
+        return lab.table.flows_to(gone.address(lab.family), "UDP", dns.address, 53)
 
     eventually(lambda: not stale(), timeout=5)
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Session affinity: a client keeps its endpoint, for as long as it was promised."""
 
-from kernel_state import ipvs_connections, virtual_server
 from lab import DNS_PORT, WEB_PORT, ask, eventually, spread
 from manifests import Port
 from runner import each_family
 
 
-def serve(lab, seconds, *ports):
+def serve(lab, seconds, *ports, flags=()):
     web = lab.service("web", affinity_seconds=seconds, ports=ports).publish(lab.pods)
-    daemon = lab.fairlead()
+    daemon = lab.fairlead(*flags)
     daemon.serving(web)
     return web, daemon
 
@@ -17,7 +16,7 @@ def serve(lab, seconds, *ports):
 @each_family
 def test_affinity_holds_for_each_client(lab):
     web, _ = serve(lab, 600, Port(80, WEB_PORT))
-    assert virtual_server(lab.node, web.address, 80).persistence == 600
+    assert lab.table.virtual_server(web.address, 80).persistence == 600
     chosen = set()
     for source in lab.family.clients[:3]:
         picks = spread(lab.client, web.address, 80, 4, source=source)
@@ -28,16 +27,14 @@ def test_affinity_holds_for_each_client(lab):
 
 @each_family
 def test_affinity_expires(lab):
-    web, _ = serve(lab, 2, Port(53, DNS_PORT, "UDP"))
-    # A template lives, whatever its timeout, as long as connections it made are remembered: for UDP
-    # 300 s. Let the kernel forget them in a second.
-    lab.node.run("ipvsadm", "--set", "0", "0", "1")
-
+    # Kernel IPVS keeps a template, whatever its timeout, as long as connections it made are
+    # remembered: for UDP 300 s. Let them be forgotten in a second.
+    web, _ = serve(lab, 2, Port(53, DNS_PORT, "UDP"), flags=("--ipvs-udp-timeout", "1s"))
     first = spread(lab.client, web.address, 53, 3, "UDP")
     assert len(set(first)) == 1, first
 
     def remembered():
-        return [c for c in ipvs_connections(lab.node) if c.virtual == web.address]
+        return [c for c in lab.table.connections() if c.virtual == web.address]
 
     assert any(connection.client_port == 0 for connection in remembered())  # the template
     eventually(lambda: not remembered(), timeout=30)
@@ -60,7 +57,7 @@ def test_affinity_is_switched_on_and_off_in_place(lab):
     assert len(set(spread(lab.client, web.address, 80, 3))) == 3
 
     def persistence():
-        return virtual_server(lab.node, web.address, 80).persistence
+        return lab.table.virtual_server(web.address, 80).persistence
 
     web.affinity_seconds = 300
     web.publish()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every kind of service address, from every place a client can be; and whom the pod then sees."""
 
-from kernel_state import device_addresses, virtual_server, virtual_servers
 from lab import DNS_PORT, WEB_PORT, ask, eventually, refused, spread
 from manifests import Endpoint, Port
-from runner import each_family
+from runner import each_family, needs
 
 WEB = Port(80, WEB_PORT, name="web")
 DNS = Port(53, DNS_PORT, "UDP", name="dns")
@@ -101,8 +100,8 @@ def test_node_port_from_pod_and_from_node(lab):
 def test_node_port_on_chosen_addresses_only(lab):
     port = Port(80, WEB_PORT, name="web", node_port=30080)
     serve(lab, "--nodeport-addresses", "192.0.2.0/24,2001:db8:1::/64", ports=(port,))
-    eventually(lambda: virtual_server(lab.node, lab.family.node, 30080))
-    assert virtual_server(lab.node, lab.family.gateway, 30080) is None
+    eventually(lambda: lab.table.virtual_server(lab.family.node, 30080))
+    assert lab.table.virtual_server(lab.family.gateway, 30080) is None
     assert set(spread(lab.client, lab.family.node, 30080, 6)) == ALL_PODS
 
 
@@ -110,14 +109,15 @@ def test_node_port_on_chosen_addresses_only(lab):
 def test_external_ip(lab):
     external = lab.family.external(7)
     web, _ = serve(lab, external_ips=[external])
-    eventually(lambda: virtual_server(lab.node, external, 80))
+    eventually(lambda: lab.table.virtual_server(external, 80))
     answers = [ask(lab.client, external, 80) for _ in range(6)]
     assert {answer.server for answer in answers} == ALL_PODS, answers
     assert peers(answers) == {lab.family.gateway}, answers
-    assert device_addresses(lab.node, "kube-ipvs0") >= {web.address, external}
+    assert lab.table.addresses() >= {web.address, external}
 
 
 @each_family
+@needs("SCTP")
 def test_sctp(lab):
     for pod in lab.pods:
         lab.servers.listen(pod.host, 9000, "SCTP")
@@ -144,7 +144,7 @@ def test_same_name_in_two_namespaces(lab):
     assert set(spread(lab.client, there.address, 80, 4)) == {"pod2"}
 
     here.delete()
-    daemon.eventually(lambda: virtual_server(lab.node, here.address, 80) is None)
+    daemon.eventually(lambda: lab.table.virtual_server(here.address, 80) is None)
     assert set(spread(lab.client, there.address, 80, 4)) == {"pod2"}
 
 
@@ -171,5 +171,5 @@ def test_only_ready_endpoints_are_used(lab):
 @each_family
 def test_nothing_is_programmed_that_was_not_asked_for(lab):
     web, _ = serve(lab, ports=(WEB, DNS))
-    assert set(virtual_servers(lab.node)) == set(web.expected())
-    assert device_addresses(lab.node, "kube-ipvs0") == {web.address}
+    assert set(lab.table.virtual_servers()) == set(web.expected())
+    assert lab.table.addresses() == {web.address}

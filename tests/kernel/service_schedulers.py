@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which endpoint gets which connection.
 
-The kernel walks real servers from the one added last. The order in which the daemon adds them is
-its own affair, so tests read the walk from the table, and the picks must follow from that exactly.
+Real servers are walked from the one added last. The order in which the daemon adds them is its own
+affair, so tests read the walk from the table, and the picks must follow from that exactly.
 """
 
-from kernel_state import virtual_server
 from lab import DNS_PORT, LiveConnection, ask, eventually, spread
 from manifests import SCHEDULER, WEIGHTS, Port
 from runner import each_family
@@ -21,11 +20,11 @@ def serve(lab, *flags, **spec):
 
 def table(lab, service):
     port = service.ports[0]
-    return virtual_server(lab.node, service.address, port.number, port.protocol)
+    return lab.table.virtual_server(service.address, port.number, port.protocol)
 
 
 def walk(lab, service):
-    """Names of the pods in the order in which the kernel's schedulers see them."""
+    """Names of the pods in the order in which the schedulers see them."""
     names = {pod.address(lab.family): pod.name for pod in lab.pods}
     return [names[server.address] for server in table(lab, service).servers]
 

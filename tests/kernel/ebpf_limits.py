@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When there is no more room: who is in stays in, who is not is told so, and it is counted."""
+
+import contextlib
+
+from lab import DNS_PORT, WEB_PORT, LiveConnection, ask
+from manifests import Port
+from runner import each_family
+
+PORTS = (Port(80, WEB_PORT, name="web"), Port(53, DNS_PORT, "UDP", name="dns"))
+
+
+def fill(lab, address, most):
+    """UDP connections, each from a port of its own, until none is let in; returns how many were."""
+    passed = 0
+    for port in range(20000, 20000 + most):
+        source = lab.family.clients[port % 8]
+        try:
+            ask(lab.client, address, 53, "UDP", source=source, source_port=port, timeout=0.3)
+        except OSError:
+            return passed
+        passed += 1
+    raise AssertionError(f"{most} connections found room")
+
+
+@each_family
+def test_full_table(lab):
+    web = lab.service("web", ports=PORTS).publish(lab.pods)
+    # Ended UDP connections shall make room within the test, but not while it fills the table.
+    daemon = lab.fairlead("--ebpf-max-connections", "512", "--ipvs-udp-timeout", "20s")
+    daemon.serving(web)
+    live = [LiveConnection(lab.client, web.address, 80) for _ in range(3)]
+    live.append(LiveConnection(lab.pods[0].host, web.address, 80))
+    before = lab.table.event_counts()["table_full"]
+    passed = fill(lab, web.address, 4096)
+    assert passed > 200, f"full after {passed} connections"
+
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            ask(lab.client, web.address, 80, timeout=0.3)
+            raise AssertionError("a full table took one more")
+    assert lab.table.event_counts()["table_full"] > before
+    for _ in range(20):
+        for connection in live:
+            connection.ping()
+
+    def room():
+        return ask(lab.client, web.address, 80, timeout=0.5).server
+
+    daemon.eventually(room, timeout=60)
+    for connection in live:
+        connection.ping()
