@@ -15,6 +15,7 @@ MemoryTables::MemoryTables(const MemorySizes& sizes)
 
 Result<std::vector<NumberEntry>> MemoryTables::numbers() {
   std::vector<NumberEntry> out;
+  out.reserve(numbers_.size());
   for (const auto& [key, number] : numbers_) {
     out.push_back({from_bytes<fl_vs_key>(key), number});
   }
@@ -45,6 +46,7 @@ std::vector<Status> MemoryTables::erase_numbers(std::span<const fl_vs_key> keys)
 
 Result<std::vector<ClassEntry>> MemoryTables::classes() {
   std::vector<ClassEntry> out;
+  out.reserve(classes_.size());
   for (const auto& [key, value] : classes_) {
     out.push_back({from_bytes<fl_prefix>(key), value});
   }
@@ -65,6 +67,7 @@ Status MemoryTables::erase_class(const fl_prefix& prefix) {
 
 Result<std::vector<DeviceEntry>> MemoryTables::devices() {
   std::vector<DeviceEntry> out;
+  out.reserve(devices_.size());
   for (const auto& [interface, value] : devices_) {
     out.push_back({interface, value});
   }

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <set>
 #include <string_view>
 
 #include <CLI/CLI.hpp>
@@ -338,6 +337,29 @@ void add_run_flags(CLI::App& app, Raw& raw) {
   app.add_flag("--bind-address-hard-fail", raw.hard_fail, "A failed listen ends the program");
 }
 
+void add_accepted_flags(CLI::App& app, std::string& value, bool& is_set) {
+  for (const std::string_view name : kAccepted) {
+    app.add_option("--" + std::string(name), value, "Accepted for kube-proxy's sake")->group("");
+  }
+  for (const std::string_view name : kAcceptedBool) {
+    app.add_flag("--" + std::string(name), is_set, "Accepted for kube-proxy's sake")->group("");
+  }
+}
+
+/// Those of them that were given, sorted.
+std::vector<std::string> accepted_flags_given(const CLI::App& app) {
+  std::vector<std::string> given;
+  const auto look_at = [&](std::string_view name) {
+    if (app.count("--" + std::string(name)) > 0) {
+      given.emplace_back(name);
+    }
+  };
+  std::ranges::for_each(kAccepted, look_at);
+  std::ranges::for_each(kAcceptedBool, look_at);
+  std::ranges::sort(given);
+  return given;
+}
+
 // Kubernetes takes `--some_flag` for `--some-flag`. And `--flag=` is an empty value: CLI11 would
 // take the next argument for it.
 std::vector<std::string> normalised(const std::vector<std::string>& args) {
@@ -396,26 +418,15 @@ Result<Parsed> parse_flags(const std::string& program, const std::vector<std::st
   Raw raw;
   add_plan_flags(app, raw);
   add_run_flags(app, raw);
-  std::set<std::string> ignored;
-  for (const std::string_view name : kAccepted) {
-    app.add_option_function<std::string>(
-           "--" + std::string(name),
-           [&ignored, name](const std::string&) { ignored.emplace(name); },
-           "Accepted for kube-proxy's sake")
-        ->group("");
-  }
-  for (const std::string_view name : kAcceptedBool) {
-    app.add_flag_function(
-           "--" + std::string(name), [&ignored, name](std::int64_t) { ignored.emplace(name); },
-           "Accepted for kube-proxy's sake")
-        ->group("");
-  }
+  std::string accepted_value;
+  bool accepted_flag = false;
+  add_accepted_flags(app, accepted_value, accepted_flag);
   auto outcome = parse(app, args, raw, host_name);
   if (!outcome) {
     return fail(outcome.error());
   }
   if (outcome->config) {
-    outcome->config->ignored_flags.assign(ignored.begin(), ignored.end());
+    outcome->config->ignored_flags = accepted_flags_given(app);
   }
   return Parsed{std::move(outcome->config), std::move(outcome->text), outcome->exit_code};
 }

@@ -96,6 +96,7 @@ Status FakeRoute::delete_device(InterfaceIndex interface) {
 
 Result<std::vector<Link>> FakeRoute::links() {
   std::vector<Link> found;
+  found.reserve(devices_.size());
   for (const auto& [name, device] : devices_) {
     found.push_back({device.index,
                      name,

@@ -123,8 +123,9 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
     default:
       break;
   }
-  ++stats_.orphans;
-  (void)tables_.erase_flows(std::span(&entry.key, 1));  // what fails is met again
+  if (tables_.erase_flows(std::span(&entry.key, 1))) {  // what fails is met again
+    ++stats_.orphans;
+  }
 }
 
 bool Sweep::is_over(const bpf::FlowEntry& forward, std::uint32_t now) {
