@@ -79,10 +79,15 @@ struct fl_slot {
 };
 FL_SIZE(fl_slot, 8);
 /* descriptor = base << 32 | count << 8 | generation; 0: no servers */
+#ifdef __cplusplus
+#define FL_CAST(type, value) static_cast<type>(value)
+#else
+#define FL_CAST(type, value) ((type)(value))
+#endif
 #define FL_BLOCK(base, count, generation) \
-  ((__u64)(base) << 32 | (__u64)(count) << 8 | ((generation) & 0xffU))
-#define FL_BLOCK_BASE(descriptor) ((__u32)((descriptor) >> 32))
-#define FL_BLOCK_COUNT(descriptor) ((__u32)(descriptor) >> 8)
+  (FL_CAST(__u64, base) << 32 | FL_CAST(__u64, count) << 8 | (FL_CAST(__u64, generation) & 0xffU))
+#define FL_BLOCK_BASE(descriptor) FL_CAST(__u32, (descriptor) >> 32)
+#define FL_BLOCK_COUNT(descriptor) (FL_CAST(__u32, (descriptor) >> 8) & 0xffffffU)
 #define FL_MAX_SCAN 1024 /* servers that the lc family compares exactly */
 #define FL_SH_SIZE 256
 #define FL_MH_SIZE 4093

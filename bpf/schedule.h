@@ -241,7 +241,7 @@ GLOBAL __u32 schedule(struct choice* choice) {
   __builtin_memset(&w, 0, sizeof(w));
   w.choice = *choice;
   w.scheduler = server->scheduler;
-  w.count = FL_BLOCK_COUNT(choice->block) & 0xffffff;
+  w.count = FL_BLOCK_COUNT(choice->block);
   w.loop = w.scheduler == FL_WRR ? header->rs : 0;
   switch (w.scheduler) {
     case FL_RR:

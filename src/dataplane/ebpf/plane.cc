@@ -1,0 +1,587 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dataplane/ebpf/plane.h"
+
+#include <algorithm>
+#include <atomic>
+#include <netinet/in.h>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "dataplane/ebpf/keys.h"
+
+namespace fairlead::dataplane::ebpf {
+namespace {
+
+constexpr auto kLeavingPeriod = std::chrono::milliseconds(500);
+constexpr auto kSweepPeriod = std::chrono::seconds(5);
+constexpr auto kSlicePause = std::chrono::milliseconds(20);
+
+// Flags of a scheduler, as kernel IPVS has them.
+constexpr std::uint32_t kFallbackFlag = 0x8;
+constexpr std::uint32_t kPortFlag = 0x10;
+
+template <typename T>
+void store(T& place, T value) {
+  std::atomic_ref<T>(place).store(value, std::memory_order_release);
+}
+
+bool contains(const plan::RealServers& servers, const net::SocketAddress& socket) {
+  return std::ranges::any_of(*servers, [&](const plan::RealServer& server) {
+    return server.address == socket.address && server.port == socket.port;
+  });
+}
+
+/// The real servers of all classes, in plan order and each once.
+std::vector<plan::RealServer> all_servers(const plan::VirtualServer& server) {
+  std::vector<plan::RealServer> all = *server.classes.front().servers;
+  for (const plan::ClassPolicy& policy : server.classes) {
+    if (policy.servers == server.classes.front().servers) {
+      continue;
+    }
+    for (const plan::RealServer& real : *policy.servers) {
+      if (std::ranges::none_of(all, [&](const plan::RealServer& known) {
+            return known.socket() == real.socket();
+          })) {
+        all.push_back(real);
+      }
+    }
+  }
+  return all;
+}
+
+bpf::fl_forwarding forwarding_of(plan::Forwarding forwarding) {
+  switch (forwarding) {
+    case plan::Forwarding::kMasquerade:
+      return bpf::FL_MASQUERADE;
+    case plan::Forwarding::kDirectRouting:
+      return bpf::FL_DIRECT;
+    case plan::Forwarding::kTunnel:
+      return bpf::FL_TUNNEL;
+    case plan::Forwarding::kFullNat:
+      return bpf::FL_FULLNAT;
+  }
+  return bpf::FL_MASQUERADE;
+}
+
+}  // namespace
+
+Plane::Plane(std::unique_ptr<Host> host, PlaneConfig config)
+    : host_(std::move(host)), config_(std::move(config)) {}
+
+void Plane::apply(const plan::Delta& delta, TimePoint now) {
+  std::vector<Key> keys;
+  keys.reserve(delta.put.size() + delta.removed.size());
+  for (const plan::VirtualServerPtr& server : delta.put) {
+    entries_[server->key].desired = server;
+    keys.push_back(server->key);
+  }
+  for (const Key& key : delta.removed) {
+    if (const auto at = entries_.find(key); at != entries_.end()) {
+      at->second.desired = nullptr;
+      keys.push_back(key);
+    }
+  }
+  if (!synced_) {
+    // The first delta is the whole plan: what the maps hold beyond it has to go.
+    keys.clear();
+    for (const auto& [key, entry] : entries_) {
+      keys.push_back(key);
+    }
+    std::ranges::sort(keys);
+  }
+  for (const Key& key : keys) {
+    sync(key, now);
+  }
+  if (!std::exchange(synced_, true)) {
+    next_audit_ = now + config_.audit_period;
+    next_sweep_ = now + kSweepPeriod;
+    if (const Status status = host_->attach_sockets(); !status) {
+      log::error("sockets are not translated", {{"error", status.error().text()}});
+      furniture_["sockets"].failed(status.error().text(), now, 0);
+    }
+  }
+}
+
+void Plane::sync(const Key& key, TimePoint now) {
+  const auto at = entries_.find(key);
+  if (at == entries_.end()) {
+    return;
+  }
+  Entry& entry = at->second;
+  const Status status = entry.desired != nullptr ? put(key, entry, now) : withdraw(key, entry);
+  if (status) {
+    retries_.erase(key);
+    ++operations_;
+  } else {
+    ++operation_errors_;
+    Retry& retry = retries_[key];
+    if (retry.error != status.error().text()) {
+      log::warn("a virtual server could not be programmed",
+                {{"server", key.text()}, {"error", status.error().text()}});
+    }
+    retry.failed(status.error().text(), now, std::hash<Key>{}(key));
+  }
+  if (entry.desired == nullptr) {
+    scheduler_problems_.erase(key);
+    for (Real& real : entry.walk) {
+      retire(entry, real, now);
+    }
+  }
+  if (std::ranges::any_of(entry.walk, &Real::is_leaving) || entry.desired == nullptr) {
+    leaving_.insert(key);
+    next_leaving_ = std::min(next_leaving_, now);
+    check_leaving(now);
+  }
+}
+
+Status Plane::put(const Key& key, Entry& entry, TimePoint now) {
+  if (entry.number == 0) {
+    if (free_servers_.empty()) {
+      return fail(ErrorKind::kUnavailable, "no room for another virtual server (map vs)");
+    }
+    entry.number = free_servers_.back();
+    free_servers_.pop_back();
+    tables_->vs()[entry.number] = {};
+    tables_->vs_counts()[entry.number] = {};
+    note(bpf::FL_INGRESS, bpf::to_abi(key.address), 1);
+  }
+  if (Status status = place_servers(entry, now); !status) {
+    return status;
+  }
+  if (Status status = publish(key, entry, now); !status) {
+    return status;
+  }
+  return make_public(key, entry);
+}
+
+/// Real servers into the walk: kept ones at their places, new ones at the head one after another as
+/// the kernel would have it. Nothing is published yet.
+Status Plane::place_servers(Entry& entry, TimePoint now) {
+  const std::vector<plan::RealServer> wanted = all_servers(*entry.desired);
+  for (const plan::RealServer& server : wanted) {
+    const auto real = std::ranges::find(entry.walk, server.socket(), &Real::socket);
+    if (real == entry.walk.end()) {
+      if (Status status = add_server(entry, server); !status) {
+        return status;
+      }
+      continue;
+    }
+    bpf::fl_rs& place = tables_->rs()[real->number];
+    if (real->is_leaving) {
+      real->is_leaving = false;
+      store(place.state, std::uint8_t{bpf::FL_RS_UP});
+    }
+    if (place.weight != server.weight) {
+      store(place.weight, server.weight);
+    }
+    if (server.weight > 0) {
+      place.last_weight = server.weight;
+    }
+    place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.forwarding));
+    place.is_local = server.is_local ? 1 : 0;
+  }
+  for (Real& real : entry.walk) {
+    if (std::ranges::none_of(wanted, [&](const plan::RealServer& server) {
+          return server.socket() == real.socket;
+        })) {
+      retire(entry, real, now);
+    }
+  }
+  for (std::size_t i = 0; i < entry.walk.size(); ++i) {
+    tables_->rs()[entry.walk[i].number].position = static_cast<std::uint32_t>(i);
+  }
+  return {};
+}
+
+Status Plane::add_server(Entry& entry, const plan::RealServer& server) {
+  if (free_reals_.empty()) {
+    return fail(ErrorKind::kUnavailable,
+                "add real server " + server.socket().text() + ": no room for another (map rs)");
+  }
+  Real real;
+  real.number = free_reals_.back();
+  free_reals_.pop_back();
+  real.socket = server.socket();
+  bpf::fl_rs place{};
+  place.addr = bpf::to_abi(server.address);
+  place.port = bpf::to_abi(server.port);
+  place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.forwarding));
+  place.state = bpf::FL_RS_UP;
+  place.weight = server.weight;
+  place.last_weight = server.weight;
+  place.generation = tables_->rs()[real.number].generation + 1;
+  place.vs = entry.number;
+  place.is_local = server.is_local ? 1 : 0;
+  tables_->rs_counts()[real.number] = {};
+  tables_->rs()[real.number] = place;
+  note(bpf::FL_EGRESS, place.addr, 1);
+  entry.walk.insert(entry.walk.begin(), std::move(real));
+  return {};
+}
+
+/// Blocks and settings of a virtual server. Classes whose sets are equal share one, and its cursor.
+Status Plane::publish(const Key& key, Entry& entry, TimePoint now) {
+  const plan::VirtualServer& desired = *entry.desired;
+  std::optional<bpf::fl_scheduler> scheduler = parse_scheduler(desired.scheduler.name);
+  if (!scheduler) {
+    std::string& problem = scheduler_problems_[key];
+    if (problem.empty()) {
+      problem = "the ebpf data plane has no scheduler \"" + desired.scheduler.name +
+                "\"; rr is used instead";
+      log::warn("scheduler is not to be had", {{"server", key.text()}, {"problem", problem}});
+    }
+    scheduler = bpf::FL_RR;
+  } else {
+    scheduler_problems_.erase(key);
+  }
+
+  bpf::fl_vs next = tables_->vs()[entry.number];
+  std::vector<plan::RealServers> distinct;
+  for (std::size_t i = 0; i < desired.classes.size(); ++i) {
+    const plan::ClassPolicy& policy = desired.classes.at(i);
+    auto same = std::ranges::find_if(distinct, [&](const plan::RealServers& servers) {
+      return servers == policy.servers || *servers == *policy.servers;
+    });
+    if (same == distinct.end()) {
+      distinct.push_back(policy.servers);
+      same = distinct.end() - 1;
+    }
+    next.class_set[i] = static_cast<std::uint8_t>(same - distinct.begin());
+    next.class_flags[i] = static_cast<std::uint8_t>(
+        (policy.masquerade ? bpf::FL_CLASS_MASQUERADE : 0) |
+        (policy.if_empty == plan::EmptyVerdict::kDrop ? bpf::FL_CLASS_DROP : 0));
+  }
+  for (std::size_t i = 0; i < distinct.size(); ++i) {
+    std::vector<Member> walk;
+    for (const Real& real : entry.walk) {
+      if (!real.is_leaving && contains(distinct[i], real.socket)) {
+        const bpf::fl_rs& place = tables_->rs()[real.number];
+        walk.push_back({real.number, real.socket, place.weight, place.last_weight});
+      }
+    }
+    if (Status status = publish_set(entry, i, *scheduler, std::move(walk), now); !status) {
+      return status;
+    }
+  }
+  entry.scheduler = scheduler;
+
+  const std::uint32_t flags = desired.scheduler.flags;
+  next.flags = static_cast<std::uint8_t>(bpf::FL_VS_USED |
+                                         ((flags & kFallbackFlag) != 0 ? bpf::FL_VS_FALLBACK : 0) |
+                                         ((flags & kPortFlag) != 0 ? bpf::FL_VS_HASH_PORT : 0) |
+                                         (desired.one_packet ? bpf::FL_VS_ONE_PACKET : 0));
+  next.persistence =
+      desired.persistence ? static_cast<std::uint32_t>(desired.persistence->count()) : 0;
+  next.persistence_prefix = 128;
+  next.addr = bpf::to_abi(key.address);
+  next.port = bpf::to_abi(key.port);
+  next.protocol = static_cast<std::uint8_t>(key.protocol);
+  next.kind = static_cast<std::uint32_t>(desired.kind);
+  bpf::fl_vs& place = tables_->vs()[entry.number];
+  // All but the descriptors and the scheduler, which are out already.
+  std::ranges::copy(next.class_set, place.class_set);
+  std::ranges::copy(next.class_flags, place.class_flags);
+  place.flags = next.flags;
+  place.persistence = next.persistence;
+  place.persistence_prefix = next.persistence_prefix;
+  place.addr = next.addr;
+  place.port = next.port;
+  place.protocol = next.protocol;
+  place.kind = next.kind;
+  return {};
+}
+
+Status Plane::publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler scheduler,
+                          std::vector<Member> walk, TimePoint now) {
+  Set& set = entry.sets.at(index);
+  bpf::fl_vs& place = tables_->vs()[entry.number];
+  std::uint32_t& cursor = tables_->vs_counts()[entry.number].cursor[index];
+  const bool same_scheduler = entry.scheduler == scheduler;
+  if (same_scheduler && set.walk == walk) {
+    return {};
+  }
+  const Former former{set.walk, set.block, std::atomic_ref(cursor).load()};
+  Block block = build_block(scheduler, walk, same_scheduler ? &former : nullptr);
+  const auto length = static_cast<std::uint32_t>(block.slots.size()) + 1;
+  std::uint32_t base = 0;
+  if (length > 1 || block.header.rs != 0 || block.header.weight != 0) {
+    const std::optional<std::uint32_t> room = extents_->take(length, now);
+    if (!room) {
+      return fail(ErrorKind::kUnavailable,
+                  "no room for " + std::to_string(length) + " slots of the scheduler (map slots)");
+    }
+    base = *room;
+    tables_->slots()[base] = block.header;
+    std::ranges::copy(block.slots, tables_->slots().subspan(base + 1).begin());
+  }
+  set.generation = static_cast<std::uint8_t>(set.generation + 1);
+  store(cursor, block.cursor);
+  place.scheduler = static_cast<std::uint8_t>(scheduler);
+  store(place.set[index],
+        base == 0 ? __u64{0} : FL_BLOCK(base, block.slots.size(), set.generation));
+  if (set.base != 0) {
+    extents_->release(set.base, static_cast<std::uint32_t>(set.block.slots.size()) + 1, now);
+  }
+  set.base = base;
+  set.walk = std::move(walk);
+  set.block = std::move(block);
+  return {};
+}
+
+Status Plane::make_public(const Key& key, Entry& entry) {
+  const bool on_node = entry.desired->on_node_interface;
+  if (entry.is_public == on_node) {
+    return {};
+  }
+  if (!entry.is_public) {
+    const bpf::NumberEntry number{key_of(key), entry.number};
+    if (Status status = tables_->put_numbers(std::span(&number, 1)).front(); !status) {
+      return status;
+    }
+  } else if (!*entry.is_public) {
+    if (Status status = release_address(key.address); !status) {
+      return status;
+    }
+  }
+  entry.is_public = true;  // as if on the node until the address is claimed
+  if (!on_node) {
+    if (Status status = claim_address(key.address); !status) {
+      return status;
+    }
+  }
+  entry.is_public = on_node;
+  return {};
+}
+
+Status Plane::withdraw(const Key& key, Entry& entry) {
+  if (!entry.is_public) {
+    return {};
+  }
+  const bpf::fl_vs_key packed = key_of(key);
+  if (Status status = tables_->erase_numbers(std::span(&packed, 1)).front(); !status) {
+    return status;
+  }
+  if (!*entry.is_public) {
+    if (Status status = release_address(key.address); !status) {
+      return status;
+    }
+  }
+  entry.is_public.reset();
+  return {};
+}
+
+/// The last of a virtual server: nobody finds it and nothing leads to it any more.
+void Plane::forget(const Key& key, Entry& entry, TimePoint now) {
+  if (entry.number != 0) {
+    for (Set& set : entry.sets) {
+      if (set.base != 0) {
+        extents_->release(set.base, static_cast<std::uint32_t>(set.block.slots.size()) + 1, now);
+      }
+    }
+    tables_->vs()[entry.number] = {};
+    note(bpf::FL_INGRESS, bpf::to_abi(key.address), -1);
+    free_servers_.push_back(entry.number);
+  }
+  entries_.erase(key);
+}
+
+// --- Real servers that leave ---------------------------------------------------------------------
+
+/// Connections of TCP go on until they end or the deadline passes; those of UDP and SCTP choose
+/// another server with their next packet.
+void Plane::retire(const Entry& entry, Real& real, TimePoint now) {
+  if (std::exchange(real.is_leaving, true)) {
+    return;
+  }
+  const bool drains = tables_->vs()[entry.number].protocol == IPPROTO_TCP;
+  std::chrono::seconds keep = config_.drain_timeout;
+  if (entry.desired != nullptr && entry.desired->drain_timeout) {
+    keep = *entry.desired->drain_timeout;
+  }
+  real.deadline = now + keep;
+  store(tables_->rs()[real.number].state,
+        static_cast<std::uint8_t>(drains ? bpf::FL_RS_DRAINING : bpf::FL_RS_GONE));
+}
+
+bool Plane::is_idle(std::uint32_t number) const {
+  const bpf::fl_rs_counts& counts = tables_->rs_counts()[number];
+  return counts.active == 0 && counts.inactive == 0 && counts.persistent == 0;
+}
+
+void Plane::free_real(const Real& real) {
+  bpf::fl_rs& place = tables_->rs()[real.number];
+  store(place.state, std::uint8_t{bpf::FL_RS_FREE});
+  note(bpf::FL_EGRESS, place.addr, -1);
+  // At the other end than they are taken from: a number rests as long as there are others.
+  free_reals_.insert(free_reals_.begin(), real.number);
+}
+
+void Plane::check_leaving(TimePoint now) {
+  next_leaving_ = now + kLeavingPeriod;
+  for (auto at = leaving_.begin(); at != leaving_.end();) {
+    const auto found = entries_.find(*at);
+    if (found == entries_.end()) {
+      at = leaving_.erase(at);
+      continue;
+    }
+    Entry& entry = found->second;
+    std::erase_if(entry.walk, [&](const Real& real) {
+      if (!real.is_leaving) {
+        return false;
+      }
+      // A client that is bound to it is bound to another one with its next connection.
+      const bpf::fl_rs_counts& counts = tables_->rs_counts()[real.number];
+      bpf::fl_rs& place = tables_->rs()[real.number];
+      if (place.state == bpf::FL_RS_DRAINING &&
+          (now >= real.deadline || (counts.active == 0 && counts.inactive == 0))) {
+        store(place.state, std::uint8_t{bpf::FL_RS_GONE});
+      }
+      if (place.state != bpf::FL_RS_GONE || counts.active != 0 || counts.inactive != 0) {
+        return false;
+      }
+      free_real(real);
+      return true;
+    });
+    const Key key = *at;
+    const bool leaves = std::ranges::any_of(entry.walk, &Real::is_leaving);
+    at = leaves ? std::next(at) : leaving_.erase(at);
+    if (entry.desired == nullptr && entry.walk.empty() && !entry.is_public) {
+      forget(key, entry, now);
+    }
+  }
+}
+
+// --- Addresses -----------------------------------------------------------------------------------
+
+Status Plane::claim_address(const net::IpAddress& address) {
+  std::uint32_t& holders = claimed_[address];
+  if (holders == 0) {
+    const bpf::NumberEntry entry{key_of(address), FL_VS_REFUSE};
+    if (Status status = tables_->put_numbers(std::span(&entry, 1)).front(); !status) {
+      return status;
+    }
+  }
+  ++holders;
+  return {};
+}
+
+Status Plane::release_address(const net::IpAddress& address) {
+  const auto at = claimed_.find(address);
+  FAIRLEAD_CHECK(at != claimed_.end());
+  if (at->second == 1) {
+    const bpf::fl_vs_key key = key_of(address);
+    if (Status status = tables_->erase_numbers(std::span(&key, 1)).front(); !status) {
+      return status;
+    }
+    claimed_.erase(at);
+  } else {
+    --at->second;
+  }
+  return {};
+}
+
+void Plane::note(bpf::fl_point point, const bpf::fl_addr& address, int change) {
+  const std::uint32_t bit = bpf::filter_bit(address);
+  std::uint32_t& count = filter_counts_.at(point)[bit];
+  const bool was = count != 0;
+  count += static_cast<std::uint32_t>(change);
+  if (was == (count != 0)) {
+    return;
+  }
+  std::atomic_ref<__u64> word(tables_->filter().bits[point][bit / 64]);
+  const std::uint64_t mask = std::uint64_t{1} << (bit % 64);
+  if (count != 0) {
+    word.fetch_or(mask);
+  } else {
+    word.fetch_and(~mask);
+  }
+}
+
+// --- Time ----------------------------------------------------------------------------------------
+
+void Plane::run_due(TimePoint now) {
+  if (std::exchange(devices_changed_, false)) {
+    refresh_devices(now);
+  }
+  if (!synced_) {
+    return;
+  }
+  std::vector<Key> due;
+  for (const auto& [key, retry] : retries_) {
+    if (retry.next <= now) {
+      due.push_back(key);
+    }
+  }
+  for (const Key& key : due) {
+    sync(key, now);
+  }
+  if (!leaving_.empty() && now >= next_leaving_) {
+    check_leaving(now);
+  }
+  if (now >= next_sweep_) {
+    const Result<bool> over = sweep_->slice(host_->ticks());
+    next_sweep_ = now + (over && !*over ? Duration(kSlicePause) : Duration(kSweepPeriod));
+    if (!over) {
+      log::warn("connections could not be swept", {{"error", over.error().text()}});
+    }
+  }
+  const bool furniture_due =
+      std::ranges::any_of(furniture_, [now](const auto& item) { return item.second.next <= now; });
+  if (now >= next_audit_ || furniture_due) {
+    audit(now);
+    next_audit_ = now + config_.audit_period;
+  }
+}
+
+std::optional<TimePoint> Plane::next_due() const {
+  if (devices_changed_) {
+    return TimePoint{};
+  }
+  if (!synced_) {
+    return std::nullopt;
+  }
+  TimePoint next = std::min(next_sweep_, next_audit_);
+  if (!leaving_.empty()) {
+    next = std::min(next, next_leaving_);
+  }
+  for (const auto& [key, retry] : retries_) {
+    next = std::min(next, retry.next);
+  }
+  for (const auto& [part, retry] : furniture_) {
+    next = std::min(next, retry.next);
+  }
+  return next;
+}
+
+Summary Plane::summary() const {
+  Summary summary;
+  summary.synced = synced_;
+  for (const auto& [key, entry] : entries_) {
+    summary.virtual_servers += entry.is_public ? 1U : 0U;
+    for (const Real& real : entry.walk) {
+      ++(real.is_leaving ? summary.draining : summary.real_servers);
+    }
+  }
+  summary.operations = operations_;
+  summary.operation_errors = operation_errors_;
+  summary.drift_repaired = drift_;
+  if (sweep_ != nullptr && sweep_->stats().drift != 0) {
+    summary.drift_repaired["connection counter"] = sweep_->stats().drift;
+  }
+  for (const auto& [key, retry] : retries_) {
+    summary.failures.push_back({key.text(), retry.error, retry.attempts});
+  }
+  for (const auto& [key, problem] : scheduler_problems_) {
+    summary.failures.push_back({key.text(), problem, 1});
+  }
+  for (const auto& [part, retry] : furniture_) {
+    summary.failures.push_back({part, retry.error, retry.attempts});
+  }
+  for (const auto& [device, error] : device_failures_) {
+    summary.failures.push_back({"device " + device, error, 1});
+  }
+  return summary;
+}
+
+}  // namespace fairlead::dataplane::ebpf

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `ebpf` data plane: the plan as entries of the maps from which our own BPF programs work
+// (bpf/abi.h). It decides nothing about a packet; it keeps the maps as the plan wants them, drains
+// what leaves, and sweeps connections that have ended.
+//
+// One engine, as in the ipvs plane: for each key the wanted state against what the maps hold. The
+// maps are pinned and outlive the process; at start they are read back, and the first delta changes
+// only what differs.
+//
+// Order within a key: real servers and the block of slots are written before the descriptor that
+// publishes them, and that before the entry in `numbers` by which packets find the virtual server.
+// Removal goes the other way round.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bpf/devices.h"
+#include "bpf/tables.h"
+#include "dataplane/data_plane.h"
+#include "dataplane/ebpf/extents.h"
+#include "dataplane/ebpf/scheduling.h"
+#include "dataplane/ebpf/sweep.h"
+#include "dataplane/retry.h"
+
+namespace fairlead::dataplane::ebpf {
+
+/// The node: its devices, and the programs on them. On the kernel host.h, in tests a fake.
+class Host {
+ public:
+  Host() = default;
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+  virtual ~Host() = default;
+
+  /// Loads the programs and opens their maps. An error means that the mode cannot work.
+  [[nodiscard]] virtual Result<std::unique_ptr<bpf::Tables>> open() = 0;
+  /// Looks at the devices, and puts the programs where they are not. What failed is in `failures`,
+  /// by device, and did not stop the others.
+  [[nodiscard]] virtual Result<std::vector<bpf::Device>> attach(
+      std::map<std::string, std::string>& failures) = 0;
+  /// The socket path. Called once the maps hold the whole plan, and by the audit.
+  [[nodiscard]] virtual Status attach_sockets() = 0;
+  /// Called on the plane's thread when devices or addresses changed.
+  virtual void set_on_change(std::function<void()> on_change) = 0;
+  /// CLOCK_MONOTONIC in ticks (bpf/abi.h).
+  [[nodiscard]] virtual std::uint32_t ticks() const = 0;
+};
+
+struct PlaneConfig {
+  /// What counts as a pod by its address.
+  std::vector<net::IpPrefix> pods;
+  std::chrono::seconds drain_timeout{900};
+  // 0: kernel IPVS's.
+  std::chrono::seconds tcp_timeout{0}, tcpfin_timeout{0}, udp_timeout{0};
+  bpf::fl_sockets sockets = bpf::FL_SOCKETS_OFF;
+  std::uint64_t netns_cookie = 0;
+  std::chrono::seconds audit_period{30};
+};
+
+class Plane final : public DataPlane {
+ public:
+  Plane(std::unique_ptr<Host> host, PlaneConfig config);
+
+  [[nodiscard]] Status start(TimePoint now) override;
+  void apply(const plan::Delta& delta, TimePoint now) override;
+  void run_due(TimePoint now) override;
+  [[nodiscard]] std::optional<TimePoint> next_due() const override;
+  [[nodiscard]] Summary summary() const override;
+
+ private:
+  using Key = plan::VirtualServerKey;
+
+  /// A real server in the walk.
+  struct Real {
+    std::uint32_t number = 0;
+    net::SocketAddress socket;
+    bool is_leaving = false;  // draining, or gone and not forgotten yet
+    TimePoint deadline{};
+  };
+  /// One of the sets that the client classes are served from, as it is published.
+  struct Set {
+    std::vector<Member> walk;
+    Block block;
+    std::uint32_t base = 0;  // its extent; 0: none
+    std::uint8_t generation = 0;
+  };
+  struct Entry {
+    plan::VirtualServerPtr desired;  // null: to be removed
+    std::uint32_t number = 0;        // 0: not in the maps
+    std::optional<bool> is_public;   // has its entry in `numbers`; value: on the node's interface
+    std::vector<Real> walk;          // latest added first
+    std::array<Set, bpf::FL_CLASSES> sets;
+    std::optional<bpf::fl_scheduler> scheduler;
+  };
+
+  // plane_start.cc
+  void write_config();
+  [[nodiscard]] Status write_classes();
+  [[nodiscard]] Status adopt();
+  void adopt_entry(std::uint32_t number, std::vector<std::uint32_t> reals);
+  void adopt_set(Entry& entry, std::size_t index);
+  void write_filter();
+  void refresh_devices(TimePoint now);
+  void audit(TimePoint now);
+
+  // plane.cc: one key
+  void sync(const Key& key, TimePoint now);
+  [[nodiscard]] Status put(const Key& key, Entry& entry, TimePoint now);
+  [[nodiscard]] Status place_servers(Entry& entry, TimePoint now);
+  [[nodiscard]] Status publish(const Key& key, Entry& entry, TimePoint now);
+  [[nodiscard]] Status publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler scheduler,
+                                   std::vector<Member> walk, TimePoint now);
+  [[nodiscard]] Status make_public(const Key& key, Entry& entry);
+  [[nodiscard]] Status withdraw(const Key& key, Entry& entry);
+  void forget(const Key& key, Entry& entry, TimePoint now);
+
+  // real servers
+  [[nodiscard]] Status add_server(Entry& entry, const plan::RealServer& server);
+  void retire(const Entry& entry, Real& real, TimePoint now);
+  [[nodiscard]] bool is_idle(std::uint32_t number) const;
+  void free_real(const Real& real);
+  void check_leaving(TimePoint now);
+
+  [[nodiscard]] Status claim_address(const net::IpAddress& address);
+  [[nodiscard]] Status release_address(const net::IpAddress& address);
+  void note(bpf::fl_point point, const bpf::fl_addr& address, int change);
+
+  std::unique_ptr<Host> host_;
+  PlaneConfig config_;
+  std::unique_ptr<bpf::Tables> tables_;
+  std::unique_ptr<Sweep> sweep_;
+  bool synced_ = false;
+
+  std::unordered_map<Key, Entry> entries_;
+  // Numbers not in use; the next one at the end.
+  std::vector<std::uint32_t> free_servers_, free_reals_;
+  std::unique_ptr<Extents> extents_;
+  std::set<Key> leaving_;                                      // keys with real servers that leave
+  std::unordered_map<net::IpAddress, std::uint32_t> claimed_;  // by so many virtual servers
+  std::array<std::vector<std::uint32_t>, 2> filter_counts_;
+  std::vector<bpf::DeviceEntry> devices_;
+  std::map<std::string, std::string> device_failures_;
+
+  std::map<Key, Retry> retries_;
+  std::map<Key, std::string> scheduler_problems_;
+  std::map<std::string, Retry> furniture_;  // "devices", "sockets"
+  bool devices_changed_ = false;
+  TimePoint next_leaving_{}, next_sweep_{}, next_audit_{};
+  std::uint64_t operations_ = 0, operation_errors_ = 0;
+  std::map<std::string, std::uint64_t, std::less<>> drift_;
+};
+
+}  // namespace fairlead::dataplane::ebpf
