@@ -10,6 +10,7 @@
 #include "config/config.h"
 #include "proxy/plan_command.h"
 #include "proxy/proxy.h"
+#include "proxy/state_command.h"
 #include "version.h"
 
 namespace {
@@ -18,6 +19,8 @@ constexpr const char* kUsage = R"(Fairlead, the service proxy of a Kubernetes no
 
   fairlead run [FLAGS]    serve this node until stopped
   fairlead plan [FLAGS]   print what would be programmed; needs no privileges
+  fairlead get WHAT       print the ebpf data plane's table or connections
+  fairlead cleanup        take the ebpf data plane out of the kernel
   fairlead version        print the version
 
 `fairlead COMMAND --help` lists a command's flags.
@@ -63,6 +66,18 @@ int plan(const std::vector<std::string>& args) {
   return fairlead::proxy::print_plan(*parsed->command);
 }
 
+int state(fairlead::Result<fairlead::config::ParsedState> parsed,
+          int (*act)(const fairlead::config::StateCommand&)) {
+  if (!parsed) {
+    return complain(parsed.error().text());
+  }
+  if (!parsed->command) {
+    std::cout << parsed->text;
+    return parsed->exit_code;
+  }
+  return act(*parsed->command);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -79,6 +94,12 @@ int main(int argc, char** argv) {
   }
   if (command == "plan") {
     return plan(args);
+  }
+  if (command == "get") {
+    return state(fairlead::config::parse_get_flags(args), fairlead::proxy::print_state);
+  }
+  if (command == "cleanup") {
+    return state(fairlead::config::parse_cleanup_flags(args), fairlead::proxy::clean_up);
   }
   if (command == "version" || command == "--version") {
     return print_version();

@@ -47,7 +47,7 @@ void Worker::main() {
   ::pthread_sigmask(SIG_BLOCK, &all, nullptr);
 
   Status status;
-  auto made = factory_();
+  auto made = factory_(*loop_);
   if (made) {
     plane_ = std::move(*made);
     status = plane_->start(loop_->now());

@@ -21,8 +21,8 @@ namespace fairlead::dataplane {
 class Worker {
  public:
   /// Called on the worker's thread; makes the plane there, since kernel handles act in the network
-  /// namespace of the thread that opens them.
-  using Factory = std::function<Result<std::unique_ptr<DataPlane>>()>;
+  /// namespace of the thread that opens them. The loop is the worker's, and outlives the plane.
+  using Factory = std::function<Result<std::unique_ptr<DataPlane>>(event::Loop&)>;
   struct Events {
     /// The plane has read the kernel and takes deltas, or it cannot work at all. Control thread.
     std::function<void(Status)> started;

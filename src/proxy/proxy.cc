@@ -8,6 +8,9 @@
 
 #include "base/log.h"
 #include "base/subprocess.h"
+#include "bpf/attach.h"
+#include "dataplane/ebpf/kernel_host.h"
+#include "dataplane/ebpf/plane.h"
 #include "dataplane/ipvs/plane.h"
 #include "proxy/settings.h"
 
@@ -16,11 +19,18 @@ namespace {
 
 constexpr auto kProbeDeadline = std::chrono::seconds(5);
 
-// IPv6 is served where the kernel and ip6tables both have it; else this node is single stack.
-bool ipv6_is_usable() {
+constexpr std::string_view kIpvs = "ipvs";
+constexpr std::string_view kEbpf = "ebpf";
+
+// IPv6 is served where the kernel has it, and ip6tables where rules are needed; else this node is
+// single stack.
+bool ipv6_is_usable(bool needs_rules) {
   if (::access("/proc/net/if_inet6", F_OK) != 0) {
     log::info("the kernel has no IPv6: serving IPv4 only");
     return false;
+  }
+  if (!needs_rules) {
+    return true;
   }
   const auto saved = run_program({"ip6tables-save", "-t", "nat"}, "", kProbeDeadline);
   if (!saved) {
@@ -28,6 +38,53 @@ bool ipv6_is_usable() {
     return false;
   }
   return true;
+}
+
+/// What an empty --proxy-mode stands for on this kernel.
+std::string_view best_mode() {
+  const auto kernel = dataplane::ipvs::open_kernel();
+  if (kernel) {
+    log::info("proxy mode is chosen", {{"mode", kIpvs}, {"reason", "the kernel has IPVS"}});
+    return kIpvs;
+  }
+  log::info("proxy mode is chosen", {{"mode", kEbpf}, {"reason", kernel.error().text()}});
+  return kEbpf;
+}
+
+dataplane::Worker::Factory ipvs_factory(const config::Config& config, const model::NodeFacts& facts,
+                                        bool has_ipv6) {
+  return [plane = ipvs_config(config, facts, has_ipv6)](
+             event::Loop&) -> Result<std::unique_ptr<dataplane::DataPlane>> {
+    auto kernel = dataplane::ipvs::open_kernel();
+    if (!kernel) {
+      return fail(kernel.error());
+    }
+    return std::make_unique<dataplane::ipvs::Plane>(std::move(*kernel), plane);
+  };
+}
+
+dataplane::Worker::Factory ebpf_factory(const config::Config& config,
+                                        const model::NodeFacts& facts) {
+  return [config, facts](event::Loop& loop) -> Result<std::unique_ptr<dataplane::DataPlane>> {
+    std::uint64_t cookie = 0;
+    std::string cgroup;
+    if (config.ebpf_sockets != config::SocketScope::kOff) {
+      const auto known = bpf::netns_cookie();
+      if (!known && config.ebpf_sockets == config::SocketScope::kNode) {
+        return fail(known.error().in("--ebpf-sockets node"));
+      }
+      cookie = known.value_or(0);
+      if (const auto mount = bpf::cgroup_mount()) {
+        cgroup = *mount;
+      } else if (config.ebpf_cgroup.empty()) {
+        log::warn("sockets are not translated: the node's own processes reach no service",
+                  {{"error", mount.error().text()}});
+      }
+    }
+    return std::make_unique<dataplane::ebpf::Plane>(
+        dataplane::ebpf::make_kernel_host(loop, ebpf_host_config(config, cgroup)),
+        ebpf_config(config, facts, cookie));
+  };
 }
 
 }  // namespace
@@ -126,22 +183,15 @@ model::NodeFacts Proxy::facts() const {
 
 void Proxy::start_plane() {
   planned_facts_ = facts();
-  const auto config = ipvs_config(config_, planned_facts_, has_ipv6_);
-  std::vector<net::Family> families;
-  families.reserve(config.families.size());
-  for (const dataplane::ipvs::IptablesConfig& rules : config.families) {
-    families.push_back(rules.family);
+  std::vector<net::Family> families = {net::Family::kIpv4};
+  if (has_ipv6_) {
+    families.push_back(net::Family::kIpv6);
   }
   status_.started(families);
   worker_ = std::make_unique<dataplane::Worker>(
       loop_,
-      [config]() -> Result<std::unique_ptr<dataplane::DataPlane>> {
-        auto kernel = dataplane::ipvs::open_kernel();
-        if (!kernel) {
-          return fail(kernel.error());
-        }
-        return std::make_unique<dataplane::ipvs::Plane>(std::move(*kernel), config);
-      },
+      config_.proxy_mode == kEbpf ? ebpf_factory(config_, planned_facts_)
+                                  : ipvs_factory(config_, planned_facts_, has_ipv6_),
       dataplane::Worker::Events{[this](const Status& status) { plane_started(status); },
                                 [this](const dataplane::Summary& summary) { progress(summary); }});
 }
@@ -191,7 +241,10 @@ int run(config::Config config) {
     log::error("cannot start", {{"error", options.error().text()}});
     return 1;
   }
-  options->ipv6 = ipv6_is_usable();
+  if (config.proxy_mode.empty()) {
+    config.proxy_mode = best_mode();
+  }
+  options->ipv6 = ipv6_is_usable(config.proxy_mode == kIpvs);
   const auto loop = event::make_uv_loop();
   Proxy proxy(*loop, std::move(config), std::move(*options));
   if (const Status status = proxy.start(); !status) {

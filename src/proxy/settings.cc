@@ -89,4 +89,46 @@ dataplane::ipvs::PlaneConfig ipvs_config(const config::Config& config, const mod
   return plane;
 }
 
+dataplane::ebpf::PlaneConfig ebpf_config(const config::Config& config, const model::NodeFacts& node,
+                                         std::uint64_t netns_cookie) {
+  dataplane::ebpf::PlaneConfig plane;
+  if (config.detect_local_mode == config::LocalMode::kClusterCidr) {
+    plane.pods = config.cluster_cidrs;
+  } else if (config.detect_local_mode == config::LocalMode::kNodeCidr) {
+    plane.pods = node.pod_cidrs;
+  }
+  plane.drain_timeout = config.drain_timeout;
+  plane.tcp_timeout = config.ipvs_tcp_timeout;
+  plane.tcpfin_timeout = config.ipvs_tcpfin_timeout;
+  plane.udp_timeout = config.ipvs_udp_timeout;
+  switch (config.ebpf_sockets) {
+    case config::SocketScope::kOff:
+      plane.sockets = bpf::FL_SOCKETS_OFF;
+      break;
+    case config::SocketScope::kNode:
+      plane.sockets = bpf::FL_SOCKETS_NODE;
+      break;
+    case config::SocketScope::kAll:
+      plane.sockets = bpf::FL_SOCKETS_ALL;
+      break;
+  }
+  plane.netns_cookie = netns_cookie;
+  plane.audit_period = std::chrono::ceil<std::chrono::seconds>(config.sync_period);
+  return plane;
+}
+
+dataplane::ebpf::HostConfig ebpf_host_config(const config::Config& config,
+                                             const std::string& cgroup_mount) {
+  dataplane::ebpf::HostConfig host;
+  host.pin_directory = config.ebpf_pin_dir;
+  host.sizes.connections = config.ebpf_max_connections;
+  host.devices.patterns = config.ebpf_devices;
+  host.devices.pod_prefix = config.pod_interface_name_prefix;
+  host.devices.pod_bridge = config.pod_bridge_interface;
+  if (config.ebpf_sockets != config::SocketScope::kOff) {
+    host.cgroup = config.ebpf_cgroup.empty() ? cgroup_mount : config.ebpf_cgroup;
+  }
+  return host;
+}
+
 }  // namespace fairlead::proxy

@@ -13,7 +13,6 @@ namespace fairlead::proxy {
 namespace {
 
 constexpr auto kListenRetry = std::chrono::seconds(5);
-constexpr std::string_view kMode = "ipvs";
 
 double unix_seconds() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -24,6 +23,7 @@ double unix_seconds() {
 StatusServer::StatusServer(event::Loop& loop, const config::Config& config, View view)
     : loop_(loop),
       hard_fail_(config.bind_address_hard_fail),
+      mode_(config.proxy_mode),
       view_(std::move(view)),
       health_(2 * config.sync_period),
       retry_(loop, kListenRetry, [this] {
@@ -41,15 +41,13 @@ StatusServer::StatusServer(event::Loop& loop, const config::Config& config, View
                             },
                         .server = nullptr,
                         .last_error = {}});
-  listeners_.push_back({.name = "metrics",
-                        .address = config.metrics_bind_address,
-                        .routes =
-                            [this] {
-                              return health::metrics_pages(metrics_, std::string(kMode),
-                                                           [this] { return statusz(); });
-                            },
-                        .server = nullptr,
-                        .last_error = {}});
+  listeners_.push_back(
+      {.name = "metrics",
+       .address = config.metrics_bind_address,
+       .routes =
+           [this] { return health::metrics_pages(metrics_, mode_, [this] { return statusz(); }); },
+       .server = nullptr,
+       .last_error = {}});
 }
 
 Status StatusServer::open() {
@@ -144,7 +142,7 @@ std::string StatusServer::statusz() const {
     failures.push_back(
         {{"object", failure.object}, {"error", failure.error}, {"attempts", failure.attempts}});
   }
-  const json page = {{"mode", kMode},
+  const json page = {{"mode", mode_},
                      {"synced", summary_.synced},
                      {"upToDate", summary_.synced && summary_.generation == planned_},
                      {"virtualServers", summary_.virtual_servers},

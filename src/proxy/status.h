@@ -58,6 +58,7 @@ class StatusServer {
 
   event::Loop& loop_;
   bool hard_fail_;
+  std::string mode_;
   View view_;
   metrics::Metrics metrics_;
   health::SyncHealth health_;

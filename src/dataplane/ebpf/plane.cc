@@ -501,9 +501,6 @@ void Plane::note(bpf::fl_point point, const bpf::fl_addr& address, int change) {
 // --- Time ----------------------------------------------------------------------------------------
 
 void Plane::run_due(TimePoint now) {
-  if (std::exchange(devices_changed_, false)) {
-    refresh_devices(now);
-  }
   if (!synced_) {
     return;
   }
@@ -535,9 +532,6 @@ void Plane::run_due(TimePoint now) {
 }
 
 std::optional<TimePoint> Plane::next_due() const {
-  if (devices_changed_) {
-    return TimePoint{};
-  }
   if (!synced_) {
     return std::nullopt;
   }

@@ -45,14 +45,14 @@ class Host {
 
   /// Loads the programs and opens their maps. An error means that the mode cannot work.
   [[nodiscard]] virtual Result<std::unique_ptr<bpf::Tables>> open() = 0;
-  /// Looks at the devices, and puts the programs where they are not. What failed is in `failures`,
-  /// by device, and did not stop the others.
+  /// Looks at the devices, and puts the programs on those that are new; `thorough`: on all, also if
+  /// they should be there. What failed is in `failures`, by device, and did not stop the others.
   [[nodiscard]] virtual Result<std::vector<bpf::Device>> attach(
-      std::map<std::string, std::string>& failures) = 0;
+      bool thorough, std::map<std::string, std::string>& failures) = 0;
   /// The socket path. Called once the maps hold the whole plan, and by the audit.
   [[nodiscard]] virtual Status attach_sockets() = 0;
   /// Called on the plane's thread when devices or addresses changed.
-  virtual void set_on_change(std::function<void()> on_change) = 0;
+  virtual void set_on_change(std::function<void(TimePoint)> on_change) = 0;
   /// CLOCK_MONOTONIC in ticks (bpf/abi.h).
   [[nodiscard]] virtual std::uint32_t ticks() const = 0;
 };
@@ -111,7 +111,7 @@ class Plane final : public DataPlane {
   void adopt_entry(std::uint32_t number, std::vector<std::uint32_t> reals);
   void adopt_set(Entry& entry, std::size_t index);
   void write_filter();
-  void refresh_devices(TimePoint now);
+  void refresh_devices(bool thorough, TimePoint now);
   void audit(TimePoint now);
 
   // plane.cc: one key
@@ -155,7 +155,6 @@ class Plane final : public DataPlane {
   std::map<Key, Retry> retries_;
   std::map<Key, std::string> scheduler_problems_;
   std::map<std::string, Retry> furniture_;  // "devices", "sockets"
-  bool devices_changed_ = false;
   TimePoint next_leaving_{}, next_sweep_{}, next_audit_{};
   std::uint64_t operations_ = 0, operation_errors_ = 0;
   std::map<std::string, std::uint64_t, std::less<>> drift_;

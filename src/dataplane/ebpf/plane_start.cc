@@ -65,8 +65,8 @@ Status Plane::start(TimePoint now) {
   if (Status status = adopt(); !status) {
     return status;
   }
-  host_->set_on_change([this] { devices_changed_ = true; });
-  refresh_devices(now);
+  host_->set_on_change([this](TimePoint at) { refresh_devices(false, at); });
+  refresh_devices(true, now);
   return {};
 }
 
@@ -266,9 +266,9 @@ void Plane::write_filter() {
   }
 }
 
-void Plane::refresh_devices(TimePoint now) {
+void Plane::refresh_devices(bool thorough, TimePoint now) {
   std::map<std::string, std::string> failures;
-  const auto found = host_->attach(failures);
+  const auto found = host_->attach(thorough, failures);
   for (const auto& [device, error] : failures) {
     if (!device_failures_.contains(device)) {
       log::error("programs could not be put on a device", {{"device", device}, {"error", error}});
@@ -316,7 +316,7 @@ void Plane::refresh_devices(TimePoint now) {
 // One dump of `numbers`, and a look at the devices. Blocks and servers are only written by us and
 // are not read again.
 void Plane::audit(TimePoint now) {
-  refresh_devices(now);
+  refresh_devices(true, now);
   if (const Status status = host_->attach_sockets(); status) {
     furniture_.erase("sockets");
   } else {

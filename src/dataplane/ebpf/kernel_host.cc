@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dataplane/ebpf/kernel_host.h"
+
+#include <ctime>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "base/log.h"
+#include "bpf/attach.h"
+#include "bpf/kernel_tables.h"
+#include "netlink/route.h"
+
+namespace fairlead::dataplane::ebpf {
+namespace {
+
+class KernelHost final : public Host {
+ public:
+  KernelHost(event::Loop& loop, HostConfig config) : loop_(loop), config_(std::move(config)) {}
+
+  Result<std::unique_ptr<bpf::Tables>> open() override {
+    if (Status status = bpf::prepare_directory(config_.pin_directory); !status) {
+      return fail(std::move(status.error()));
+    }
+    auto lock = bpf::lock_directory(config_.pin_directory);
+    if (!lock) {
+      return fail(std::move(lock.error()));
+    }
+    lock_ = std::move(*lock);
+    auto object = bpf::Object::load(config_.pin_directory, config_.sizes);
+    if (!object) {
+      return fail(std::move(object.error()));
+    }
+    object_ = std::move(*object);
+    hook_ = bpf::best_hook();
+    auto route = netlink::make_route();
+    if (!route) {
+      return fail(std::move(route.error()));
+    }
+    route_ = std::move(*route);
+    auto monitor = netlink::make_address_monitor("");
+    if (!monitor) {
+      return fail(std::move(monitor.error()));
+    }
+    monitor_ = std::move(*monitor);
+    log::info("BPF programs are loaded",
+              {{"hook", bpf::text(hook_)}, {"pins", config_.pin_directory}});
+    return bpf::open_tables(config_.pin_directory);
+  }
+
+  Result<std::vector<bpf::Device>> attach(bool thorough,
+                                          std::map<std::string, std::string>& failures) override {
+    const auto links = route_->links();
+    if (!links) {
+      return fail(links.error());
+    }
+    const auto addresses = route_->addresses();
+    if (!addresses) {
+      return fail(addresses.error());
+    }
+    std::vector<bpf::Device> devices = bpf::choose_devices(*links, *addresses, config_.devices);
+    std::set<std::uint32_t> now;
+    for (const bpf::Device& device : devices) {
+      if (!thorough && attached_.contains(device.interface)) {
+        now.insert(device.interface);
+        continue;
+      }
+      if (const Status status = bpf::attach_device(config_.pin_directory, *object_, hook_,
+                                                   device.interface, device.is_ethernet);
+          status) {
+        if (!attached_.contains(device.interface)) {
+          log::info("programs are on a device", {{"device", device.name}});
+        }
+        now.insert(device.interface);
+      } else {
+        failures.emplace(device.name, status.error().text());
+      }
+    }
+    for (const std::uint32_t interface : attached_) {
+      if (!now.contains(interface)) {
+        // Of a device that is gone only the pin is left; one that is no longer chosen is let go.
+        if (const Status status = bpf::detach_device(config_.pin_directory, hook_, interface);
+            !status) {
+          failures.emplace(std::to_string(interface), status.error().text());
+        }
+      }
+    }
+    attached_ = std::move(now);
+    return devices;
+  }
+
+  Status attach_sockets() override {
+    return config_.cgroup.empty()
+               ? bpf::detach_cgroup(config_.pin_directory)
+               : bpf::attach_cgroup(config_.pin_directory, *object_, config_.cgroup);
+  }
+
+  void set_on_change(std::function<void(TimePoint)> on_change) override {
+    watch_ = loop_.watch_fd(monitor_->fd(), {.readable = true},
+                            [this, on_change = std::move(on_change)](event::FdEvents) {
+                              if (monitor_->drain()) {
+                                on_change(loop_.now());
+                              }
+                            });
+  }
+
+  std::uint32_t ticks() const override {
+    timespec now{};
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    const auto nanoseconds = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000ULL +
+                             static_cast<std::uint64_t>(now.tv_nsec);
+    return static_cast<std::uint32_t>(nanoseconds >> FL_TICK_SHIFT);
+  }
+
+ private:
+  event::Loop& loop_;
+  HostConfig config_;
+  UniqueFd lock_;
+  std::optional<bpf::Object> object_;
+  bpf::Hook hook_ = bpf::Hook::kTcx;
+  std::unique_ptr<netlink::Route> route_;
+  std::unique_ptr<netlink::AddressMonitor> monitor_;
+  std::unique_ptr<event::FdWatch> watch_;
+  std::set<std::uint32_t> attached_;
+};
+
+}  // namespace
+
+std::unique_ptr<Host> make_kernel_host(event::Loop& loop, HostConfig config) {
+  return std::make_unique<KernelHost>(loop, std::move(config));
+}
+
+}  // namespace fairlead::dataplane::ebpf

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "dataplane/ebpf/listing.h"
+
+#include <algorithm>
+#include <array>
+#include <netinet/in.h>
+#include <unordered_map>
+
+#include "dataplane/ebpf/keys.h"
+#include "dataplane/ebpf/scheduling.h"
+#include "dataplane/ebpf/sweep.h"
+
+namespace fairlead::dataplane::ebpf {
+namespace {
+
+constexpr std::array<std::string_view, bpf::FL_TCP_STATES> kTcpStates = {
+    "NONE",  "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT", "TIME_WAIT",
+    "CLOSE", "CLOSE_WAIT",  "LAST_ACK", "LISTEN",   "SYNACK"};
+constexpr std::array<std::string_view, bpf::FL_SCTP_STATES> kSctpStates = {
+    "NONE",     "INIT1",       "INIT",   "C-SENT",     "C-REPLIED",  "C-WAIT",   "COOKIE",
+    "C-ECHOED", "ESTABLISHED", "S-SENT", "S-RECEIVED", "S-ACK-SENT", "REJECTED", "CLOSED"};
+constexpr std::array<std::string_view, 5> kForwarding = {"masquerade", "direct", "tunnel",
+                                                         "fullnat", "local"};
+constexpr std::array<std::string_view, 4> kServerStates = {"free", "up", "draining", "gone"};
+
+template <std::size_t kSize>
+std::string name(const std::array<std::string_view, kSize>& names, std::size_t index) {
+  return std::string(index < kSize ? names[index] : "?");
+}
+
+std::string state_name(std::uint8_t protocol, std::uint32_t state) {
+  switch (protocol) {
+    case IPPROTO_TCP:
+      return name(kTcpStates, state);
+    case IPPROTO_SCTP:
+      return name(kSctpStates, state);
+    default:
+      return "UDP";
+  }
+}
+
+template <typename Counts>
+Totals totals_of(const Counts& counts) {
+  return {counts.connections, counts.in_packets, counts.out_packets, counts.in_bytes,
+          counts.out_bytes};
+}
+
+void add(Totals& totals, const bpf::FlowEntry& flow) {
+  if (flow.value.kind == bpf::FL_FORWARD) {
+    totals.in_packets += flow.value.packets;
+    totals.in_bytes += flow.value.bytes;
+  } else if (flow.value.kind == bpf::FL_REPLY) {
+    totals.out_packets += flow.value.packets;
+    totals.out_bytes += flow.value.bytes;
+  }
+}
+
+template <typename Visit>
+Status each_flow(bpf::Tables& tables, const Visit& visit) {
+  bpf::Cursor cursor;
+  std::vector<bpf::FlowEntry> flows;
+  while (!cursor.at_end) {
+    flows.clear();
+    if (Status status = tables.read_flows(cursor, kSweepSlice, flows); !status) {
+      return status;
+    }
+    std::ranges::for_each(flows, visit);
+  }
+  return {};
+}
+
+net::SocketAddress socket_of(const bpf::fl_addr& address, __be16 port) {
+  return {bpf::to_address(address), bpf::to_port(port)};
+}
+
+std::uint32_t seconds_left(std::uint32_t silence, std::uint32_t timeout) {
+  return static_cast<std::int32_t>(silence) < 0 || silence < timeout
+             ? (timeout - (static_cast<std::int32_t>(silence) < 0 ? 0 : silence)) /
+                   FL_TICKS_PER_SECOND
+             : 0;
+}
+
+}  // namespace
+
+Result<Listing> list_table(bpf::Tables& tables) {
+  const auto numbers = tables.numbers();
+  if (!numbers) {
+    return fail(numbers.error());
+  }
+  std::unordered_map<std::uint32_t, Totals> living;  // by real server
+  if (Status status =
+          each_flow(tables, [&](const bpf::FlowEntry& flow) { add(living[flow.value.rs], flow); });
+      !status) {
+    return fail(std::move(status.error()));
+  }
+  const auto reals = tables.rs();
+  std::unordered_map<std::uint32_t, std::vector<std::uint32_t>> reals_of;
+  for (std::uint32_t number = 1; number < reals.size(); ++number) {
+    if (reals[number].state != bpf::FL_RS_FREE) {
+      reals_of[reals[number].vs].push_back(number);
+    }
+  }
+  Listing listing;
+  for (const bpf::NumberEntry& entry : *numbers) {
+    if (is_address_entry(entry.key)) {
+      listing.addresses.push_back(bpf::to_address(entry.key.addr));
+      continue;
+    }
+    if (entry.number >= tables.vs().size()) {
+      continue;
+    }
+    const bpf::fl_vs& server = tables.vs()[entry.number];
+    ListedVirtualServer listed;
+    listed.key = key_from(entry.key.addr, entry.key.port, entry.key.protocol);
+    listed.scheduler = text(static_cast<bpf::fl_scheduler>(server.scheduler));
+    listed.persistence = server.persistence;
+    listed.refused = tables.vs_counts()[entry.number].refused;
+    listed.totals = totals_of(tables.vs_counts()[entry.number]);
+    std::vector<std::uint32_t>& walk = reals_of[entry.number];
+    std::ranges::sort(walk, {}, [&](std::uint32_t number) { return reals[number].position; });
+    for (const std::uint32_t number : walk) {
+      const bpf::fl_rs& real = reals[number];
+      const bpf::fl_rs_counts& counts = tables.rs_counts()[number];
+      ListedRealServer each;
+      each.socket = socket_of(real.addr, real.port);
+      each.forwarding = name(kForwarding, real.forwarding);
+      each.state = name(kServerStates, real.state);
+      each.weight = real.state == bpf::FL_RS_UP ? real.weight : 0;
+      each.active = counts.active;
+      each.inactive = counts.inactive;
+      each.persistent = counts.persistent;
+      each.totals = totals_of(counts);
+      const Totals& more = living[number];
+      for (Totals* totals : {&each.totals, &listed.totals}) {
+        totals->in_packets += more.in_packets;
+        totals->out_packets += more.out_packets;
+        totals->in_bytes += more.in_bytes;
+        totals->out_bytes += more.out_bytes;
+      }
+      listed.real_servers.push_back(std::move(each));
+    }
+    listing.virtual_servers.push_back(std::move(listed));
+  }
+  std::ranges::sort(listing.virtual_servers, {}, &ListedVirtualServer::key);
+  std::ranges::sort(listing.addresses);
+  return listing;
+}
+
+Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std::uint32_t now) {
+  std::vector<ListedConnection> listed;
+  Status status = each_flow(tables, [&](const bpf::FlowEntry& flow) {
+    if (flow.value.kind != bpf::FL_FORWARD) {
+      return;
+    }
+    ListedConnection each;
+    each.protocol = static_cast<net::Protocol>(flow.key.protocol);
+    each.client = socket_of(flow.key.saddr, flow.key.sport);
+    each.virtual_server = socket_of(flow.key.daddr, flow.key.dport);
+    each.server = socket_of(flow.value.addr, flow.value.port);
+    each.state = state_name(flow.key.protocol, flow.value.state);
+    each.expires = seconds_left(now - flow.value.seen,
+                                timeout_of(tables.config(), flow.key.protocol, flow.value.state));
+    listed.push_back(std::move(each));
+  });
+  if (!status) {
+    return fail(std::move(status.error()));
+  }
+  bpf::Cursor cursor;
+  std::vector<bpf::ClientEntry> clients;
+  while (!cursor.at_end) {
+    if (status = tables.read_clients(cursor, kSweepSlice, clients); !status) {
+      return fail(std::move(status.error()));
+    }
+  }
+  for (const bpf::ClientEntry& client : clients) {
+    if (client.key.vs >= tables.vs().size() || client.value.rs >= tables.rs().size()) {
+      continue;
+    }
+    const bpf::fl_vs& server = tables.vs()[client.key.vs];
+    const bpf::fl_rs& real = tables.rs()[client.value.rs];
+    ListedConnection each;
+    each.protocol = static_cast<net::Protocol>(server.protocol);
+    each.client = socket_of(client.key.addr, 0);
+    each.virtual_server = socket_of(server.addr, server.port);
+    each.server = socket_of(real.addr, real.port);
+    each.state = "NONE";
+    each.expires = seconds_left(now - client.value.seen, client.value.timeout);
+    listed.push_back(std::move(each));
+  }
+  return listed;
+}
+
+std::vector<std::string_view> event_names() {
+  return {"new",       "refused", "dropped",     "table_full", "no_port",
+          "malformed", "stray",   "server_gone", "fragment",   "reused"};
+}
+
+}  // namespace fairlead::dataplane::ebpf

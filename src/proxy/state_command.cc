@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "proxy/state_command.h"
+
+#include <ctime>
+#include <iostream>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "bpf/attach.h"
+#include "bpf/kernel_tables.h"
+#include "dataplane/ebpf/listing.h"
+
+namespace fairlead::proxy {
+namespace {
+
+using dataplane::ebpf::ListedConnection;
+using dataplane::ebpf::Listing;
+using nlohmann::ordered_json;
+
+ordered_json json_of(const dataplane::ebpf::Totals& totals) {
+  return {{"connections", totals.connections},
+          {"in_packets", totals.in_packets},
+          {"out_packets", totals.out_packets},
+          {"in_bytes", totals.in_bytes},
+          {"out_bytes", totals.out_bytes}};
+}
+
+ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& events) {
+  ordered_json servers = ordered_json::array();
+  for (const auto& server : listing.virtual_servers) {
+    ordered_json reals = ordered_json::array();
+    for (const auto& real : server.real_servers) {
+      ordered_json each = {{"address", real.socket.address.text()},
+                           {"port", net::number(real.socket.port)},
+                           {"forwarding", real.forwarding},
+                           {"weight", real.weight},
+                           {"state", real.state},
+                           {"active", real.active},
+                           {"inactive", real.inactive},
+                           {"persistent", real.persistent}};
+      each.update(json_of(real.totals));
+      reals.push_back(std::move(each));
+    }
+    ordered_json each = {
+        {"address", server.key.address.text()},       {"port", net::number(server.key.port)},
+        {"protocol", net::text(server.key.protocol)}, {"scheduler", server.scheduler},
+        {"persistence", server.persistence},          {"refused", server.refused}};
+    each.update(json_of(server.totals));
+    each["real_servers"] = std::move(reals);
+    servers.push_back(std::move(each));
+  }
+  ordered_json addresses = ordered_json::array();
+  for (const net::IpAddress& address : listing.addresses) {
+    addresses.push_back(address.text());
+  }
+  ordered_json counters;
+  const auto names = dataplane::ebpf::event_names();
+  for (std::size_t i = 0; i < names.size() && i < events.size(); ++i) {
+    counters[std::string(names[i])] = events[i];
+  }
+  return {{"virtual_servers", servers}, {"addresses", addresses}, {"events", counters}};
+}
+
+ordered_json json_of(const std::vector<ListedConnection>& connections) {
+  ordered_json rows = ordered_json::array();
+  for (const ListedConnection& each : connections) {
+    rows.push_back({{"protocol", net::text(each.protocol)},
+                    {"client", each.client.address.text()},
+                    {"client_port", net::number(each.client.port)},
+                    {"virtual", each.virtual_server.address.text()},
+                    {"virtual_port", net::number(each.virtual_server.port)},
+                    {"server", each.server.address.text()},
+                    {"server_port", net::number(each.server.port)},
+                    {"state", each.state},
+                    {"expires", each.expires}});
+  }
+  return {{"connections", rows}};
+}
+
+void print(const Listing& listing) {
+  for (const auto& server : listing.virtual_servers) {
+    std::cout << server.key.text() << ' ' << server.scheduler;
+    if (server.persistence != 0) {
+      std::cout << " persistent " << server.persistence;
+    }
+    std::cout << '\n';
+    for (const auto& real : server.real_servers) {
+      std::cout << "  -> " << real.socket.text() << ' ' << real.forwarding << " weight "
+                << real.weight << ' ' << real.state << " active " << real.active << " inactive "
+                << real.inactive << '\n';
+    }
+  }
+}
+
+void print(const std::vector<ListedConnection>& connections) {
+  for (const ListedConnection& each : connections) {
+    std::cout << net::text(each.protocol) << ' ' << each.client.text() << ' '
+              << each.virtual_server.text() << ' ' << each.server.text() << ' ' << each.state << ' '
+              << each.expires << '\n';
+  }
+}
+
+int complain(const Error& error) {
+  std::cerr << "Error: " << error.text() << '\n';
+  return 1;
+}
+
+std::uint32_t ticks_now() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  const auto nanoseconds = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000ULL +
+                           static_cast<std::uint64_t>(now.tv_nsec);
+  return static_cast<std::uint32_t>(nanoseconds >> FL_TICK_SHIFT);
+}
+
+}  // namespace
+
+int print_state(const config::StateCommand& command) {
+  const auto tables = bpf::open_tables(command.pin_dir);
+  if (!tables) {
+    return complain(tables.error().kind() == ErrorKind::kNotFound
+                        ? Error(ErrorKind::kNotFound,
+                                "nothing is pinned in " + command.pin_dir +
+                                    ": no daemon in ebpf mode has run with this --ebpf-pin-dir")
+                        : tables.error());
+  }
+  const bool as_json = command.output == "json";
+  if (command.what == "connections") {
+    const auto connections = dataplane::ebpf::list_connections(**tables, ticks_now());
+    if (!connections) {
+      return complain(connections.error());
+    }
+    if (as_json) {
+      std::cout << json_of(*connections).dump(2) << '\n';
+    } else {
+      print(*connections);
+    }
+    return 0;
+  }
+  const auto listing = dataplane::ebpf::list_table(**tables);
+  if (!listing) {
+    return complain(listing.error());
+  }
+  if (as_json) {
+    std::cout << json_of(*listing, (*tables)->events()).dump(2) << '\n';
+  } else {
+    print(*listing);
+  }
+  return 0;
+}
+
+int clean_up(const config::StateCommand& command) {
+  const Status status = bpf::remove_all(command.pin_dir);
+  return status ? 0 : complain(status.error());
+}
+
+}  // namespace fairlead::proxy
