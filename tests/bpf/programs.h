@@ -13,7 +13,6 @@
 
 #include "bpf/abi.h"
 #include "packets.h"
-#include "plan/plan.h"
 
 struct bpf_object;
 
