@@ -316,8 +316,7 @@ TEST_F(PlaneTest, NoRoomIsOneKeysFailureAndIsTriedAgain) {
   start();
   std::vector<plan::VirtualServerPtr> many;
   for (int i = 1; i <= 64; ++i) {
-    many.push_back(
-        server("10.96.0." + std::to_string(i) + ":80", {"198.51.100.1:80"}));
+    many.push_back(server("10.96.0." + std::to_string(i) + ":80", {"198.51.100.1:80"}));
   }
   apply(many);  // room for 63
   EXPECT_THAT(lines(), SizeIs(63));
@@ -332,9 +331,8 @@ TEST_F(PlaneTest, NoRoomIsOneKeysFailureAndIsTriedAgain) {
 TEST_F(PlaneTest, AuditPutsBackWhatWasTaken) {
   start();
   apply({server("10.96.0.1:80", {"198.51.100.1:80"})});
-  const std::vector<bpf::fl_vs_key> keys = {
-      key_of(key("10.96.0.1:80", net::Protocol::kTcp)),
-      key_of(*net::IpAddress::parse("10.96.0.1"))};
+  const std::vector<bpf::fl_vs_key> keys = {key_of(key("10.96.0.1:80", net::Protocol::kTcp)),
+                                            key_of(*net::IpAddress::parse("10.96.0.1"))};
   for (const Status& status : tables.erase_numbers(keys)) {
     ASSERT_TRUE(status);
   }
@@ -368,8 +366,7 @@ TEST_F(PlaneTest, IncrementsLeadWhereARebuildDoes) {
       std::vector<std::string> servers;
       for (int s = 1; s < 6; ++s) {
         if (below(2) == 0) {
-          servers.push_back("198.51.100." + std::to_string(s) +
-                            ":80=" + std::to_string(below(4)));
+          servers.push_back("198.51.100." + std::to_string(s) + ":80=" + std::to_string(below(4)));
         }
       }
       const auto made = server(socket, servers, schedulers.at(random() % 5), protocol);
@@ -401,7 +398,8 @@ TEST_F(PlaneTest, IncrementsLeadWhereARebuildDoes) {
         servers.insert(real.socket().text() + "=" + std::to_string(real.weight));
       }
     }
-    for (const ListedVirtualServer& each : list_table(tables)->virtual_servers) {
+    const Listing listing = *list_table(tables);
+    for (const ListedVirtualServer& each : listing.virtual_servers) {
       auto& servers = have[each.key.text() + " " + each.scheduler];
       for (const ListedRealServer& real : each.real_servers) {
         servers.insert(real.socket.text() + "=" + std::to_string(real.weight));
@@ -461,7 +459,7 @@ class SweepTest : public PlaneTest {
       made.hide = key_of_hide(made.forward, flow);
       other.kind = bpf::FL_HIDE;
       other.addr = bpf::to_abi(*net::IpAddress::parse("192.0.2.1"));
-      other.port = bpf::to_abi(net::Port{2000});
+      other.port = bpf::to_abi(net::Port{static_cast<std::uint16_t>(2000 + port)});
       tables.put_flow(made.hide, other);
       made.unhide = key_of_unhide(made.hide, other);
       other.kind = bpf::FL_UNHIDE;
