@@ -44,6 +44,12 @@ fl_prefix to_abi(const net::IpPrefix& prefix) {
   return out;
 }
 
+std::uint32_t ticks(std::chrono::steady_clock::time_point time) {
+  // The library's steady clock is CLOCK_MONOTONIC, of which the programs read the coarse form.
+  const auto since = std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch());
+  return static_cast<std::uint32_t>(static_cast<std::uint64_t>(since.count()) >> FL_TICK_SHIFT);
+}
+
 std::uint32_t filter_bit(const fl_addr& address) {
   return FL_FILTER_BIT(address.words[0], address.words[1], address.words[2], address.words[3]);
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "proxy/state_command.h"
 
-#include <ctime>
+#include <chrono>
 #include <iostream>
 #include <string>
 
@@ -106,14 +106,6 @@ int complain(const Error& error) {
   return 1;
 }
 
-std::uint32_t ticks_now() {
-  timespec now{};
-  ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-  const auto nanoseconds = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000ULL +
-                           static_cast<std::uint64_t>(now.tv_nsec);
-  return static_cast<std::uint32_t>(nanoseconds >> FL_TICK_SHIFT);
-}
-
 }  // namespace
 
 int print_state(const config::StateCommand& command) {
@@ -127,7 +119,8 @@ int print_state(const config::StateCommand& command) {
   }
   const bool as_json = command.output == "json";
   if (command.what == "connections") {
-    const auto connections = dataplane::ebpf::list_connections(**tables, ticks_now());
+    const auto connections =
+        dataplane::ebpf::list_connections(**tables, bpf::ticks(std::chrono::steady_clock::now()));
     if (!connections) {
       return complain(connections.error());
     }

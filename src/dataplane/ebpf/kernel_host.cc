@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dataplane/ebpf/kernel_host.h"
 
-#include <ctime>
 #include <optional>
 #include <set>
 #include <utility>
@@ -102,14 +101,6 @@ class KernelHost final : public Host {
                                 on_change(loop_.now());
                               }
                             });
-  }
-
-  std::uint32_t ticks() const override {
-    timespec now{};
-    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    const auto nanoseconds = static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000ULL +
-                             static_cast<std::uint64_t>(now.tv_nsec);
-    return static_cast<std::uint32_t>(nanoseconds >> FL_TICK_SHIFT);
   }
 
  private:

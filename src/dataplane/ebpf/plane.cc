@@ -216,7 +216,7 @@ Status Plane::add_server(Entry& entry, const plan::RealServer& server) {
   tables_->rs_counts()[real.number] = {};
   tables_->rs()[real.number] = place;
   note(bpf::FL_EGRESS, place.addr, 1);
-  entry.walk.insert(entry.walk.begin(), std::move(real));
+  entry.walk.insert(entry.walk.begin(), real);
   return {};
 }
 
@@ -374,7 +374,7 @@ Status Plane::withdraw(const Key& key, Entry& entry) {
 /// The last of a virtual server: nobody finds it and nothing leads to it any more.
 void Plane::forget(const Key& key, Entry& entry, TimePoint now) {
   if (entry.number != 0) {
-    for (Set& set : entry.sets) {
+    for (const Set& set : entry.sets) {
       if (set.base != 0) {
         extents_->release(set.base, static_cast<std::uint32_t>(set.block.slots.size()) + 1, now);
       }
@@ -517,7 +517,7 @@ void Plane::run_due(TimePoint now) {
     check_leaving(now);
   }
   if (now >= next_sweep_) {
-    const Result<bool> over = sweep_->slice(host_->ticks());
+    const Result<bool> over = sweep_->slice(bpf::ticks(now));
     next_sweep_ = now + (over && !*over ? Duration(kSlicePause) : Duration(kSweepPeriod));
     if (!over) {
       log::warn("connections could not be swept", {{"error", over.error().text()}});

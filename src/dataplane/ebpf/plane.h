@@ -53,8 +53,6 @@ class Host {
   [[nodiscard]] virtual Status attach_sockets() = 0;
   /// Called on the plane's thread when devices or addresses changed.
   virtual void set_on_change(std::function<void(TimePoint)> on_change) = 0;
-  /// CLOCK_MONOTONIC in ticks (bpf/abi.h).
-  [[nodiscard]] virtual std::uint32_t ticks() const = 0;
 };
 
 struct PlaneConfig {

@@ -222,7 +222,7 @@ void Plane::adopt_entry(std::uint32_t number, std::vector<std::uint32_t> reals) 
     known.is_leaving = place.state != bpf::FL_RS_UP;
     // How long it has drained is not known: its time begins anew.
     known.deadline = std::chrono::steady_clock::now() + config_.drain_timeout;
-    entry.walk.push_back(std::move(known));
+    entry.walk.push_back(known);
   }
   for (std::size_t i = 0; i < entry.sets.size(); ++i) {
     adopt_set(entry, i);
@@ -235,8 +235,8 @@ void Plane::adopt_entry(std::uint32_t number, std::vector<std::uint32_t> reals) 
 void Plane::adopt_set(Entry& entry, std::size_t index) {
   const std::uint64_t descriptor = tables_->vs()[entry.number].set[index];
   Set& set = entry.sets.at(index);
-  const std::uint32_t base = FL_BLOCK_BASE(descriptor);
-  const std::uint32_t count = FL_BLOCK_COUNT(descriptor);
+  const auto base = FL_BLOCK_BASE(descriptor);
+  const auto count = FL_BLOCK_COUNT(descriptor);
   if (base == 0 || base + count >= tables_->slots().size() || !extents_->reserve(base, count + 1)) {
     return;
   }

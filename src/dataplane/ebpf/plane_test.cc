@@ -78,9 +78,6 @@ class FakeHost final : public Host {
   }
   Status attach_sockets() override { return {}; }
   void set_on_change(std::function<void(TimePoint)>) override {}
-  std::uint32_t ticks() const override { return ticks_now; }
-
-  static inline std::uint32_t ticks_now = 0;
 
  private:
   bpf::MemoryTables& tables_;
@@ -419,7 +416,6 @@ struct Connection {
 class SweepTest : public PlaneTest {
  protected:
   void SetUp() override {
-    FakeHost::ticks_now = 100'000 * FL_TICKS_PER_SECOND;
     start();
     apply({server("10.96.0.1:80", {"198.51.100.1:8080"})});
     real = number_of("198.51.100.1:8080");
@@ -435,7 +431,7 @@ class SweepTest : public PlaneTest {
     flow.rs = real;
     flow.generation = tables.rs()[real].generation;
     flow.state = bpf::FL_TCP_ESTABLISHED;
-    flow.seen = FakeHost::ticks_now - silent_seconds * FL_TICKS_PER_SECOND;
+    flow.seen = bpf::ticks(now) - silent_seconds * FL_TICKS_PER_SECOND;
     flow.packets = 3;
     flow.bytes = 300;
     made.forward = {bpf::to_abi(*net::IpAddress::parse("192.0.2.9")),
@@ -490,7 +486,7 @@ TEST_F(SweepTest, SilentConnectionsEndWhole) {
 TEST_F(SweepTest, OneDirectionKeepsTheOther) {
   const Connection talks = connect(1, false, 901);
   bpf::fl_flow reply = *tables.find_flow(talks.reply);
-  reply.seen = FakeHost::ticks_now;
+  reply.seen = bpf::ticks(now);
   tables.put_flow(talks.reply, reply);
   sweep();
   EXPECT_EQ(tables.flow_count(), 2U);
@@ -516,13 +512,13 @@ TEST_F(SweepTest, OrphansGo) {
 
 TEST_F(SweepTest, ClientsExpire) {
   bpf::fl_client_key key{bpf::to_abi(*net::IpAddress::parse("192.0.2.9")), 1};
-  bpf::fl_client client{real, tables.rs()[real].generation, FakeHost::ticks_now,
+  bpf::fl_client client{real, tables.rs()[real].generation, bpf::ticks(now),
                         10 * FL_TICKS_PER_SECOND};
   tables.put_client(key, client);
   tables.rs_counts()[real].persistent = 1;
   sweep();
   EXPECT_EQ(tables.client_count(), 1U);
-  FakeHost::ticks_now += 11 * FL_TICKS_PER_SECOND;
+  pass(seconds(11));
   sweep();
   EXPECT_EQ(tables.client_count(), 0U);
   EXPECT_EQ(tables.rs_counts()[real].persistent, 0U);
