@@ -149,7 +149,7 @@ struct fl_rs {
   __u32 last_weight; /* mh: the latest weight above 0 */
   __u32 position;    /* in the scheduler's walk, from 0; kept here to survive a restart */
   __u32 pad;
-  __u64 drain_until; /* CLOCK_BOOTTIME ns, 0: no deadline */
+  __u64 drain_until; /* CLOCK_MONOTONIC ns; while draining */
 };
 FL_SIZE(fl_rs, 64);
 

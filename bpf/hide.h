@@ -44,7 +44,7 @@ GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
     return error;
   }
   addr = is_v4(&key->saddr) ? device->hide4 : device->hide6;
-  if (addr.words[3] == 0) {
+  if ((addr.words[0] | addr.words[1] | addr.words[2] | addr.words[3]) == 0) {
     return error;
   }
   copy = *hide;

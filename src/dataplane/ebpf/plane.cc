@@ -123,16 +123,12 @@ void Plane::sync(const Key& key, TimePoint now) {
     retry.failed(status.error().text(), now, std::hash<Key>{}(key));
   }
   if (entry.desired == nullptr) {
-    scheduler_problems_.erase(key);
+    problems_.erase(key);
     for (Real& real : entry.walk) {
       retire(entry, real, now);
     }
   }
-  if (std::ranges::any_of(entry.walk, &Real::is_leaving) || entry.desired == nullptr) {
-    leaving_.insert(key);
-    next_leaving_ = std::min(next_leaving_, now);
-    check_leaving(now);
-  }
+  settle_leaving(key, now);
 }
 
 Status Plane::put(const Key& key, Entry& entry, TimePoint now) {
@@ -224,16 +220,20 @@ Status Plane::add_server(Entry& entry, const plan::RealServer& server) {
 Status Plane::publish(const Key& key, Entry& entry, TimePoint now) {
   const plan::VirtualServer& desired = *entry.desired;
   std::optional<bpf::fl_scheduler> scheduler = parse_scheduler(desired.scheduler.name);
+  std::string problem;
   if (!scheduler) {
-    std::string& problem = scheduler_problems_[key];
-    if (problem.empty()) {
-      problem = "the ebpf data plane has no scheduler \"" + desired.scheduler.name +
-                "\"; rr is used instead";
-      log::warn("scheduler is not to be had", {{"server", key.text()}, {"problem", problem}});
-    }
+    problem = "the ebpf data plane has no scheduler \"" + desired.scheduler.name +
+              "\"; rr is used instead";
     scheduler = bpf::FL_RR;
-  } else {
-    scheduler_problems_.erase(key);
+  } else if (desired.one_packet) {
+    problem = "the ebpf data plane has no one-packet scheduling; datagrams follow their flow";
+  }
+  if (problem.empty()) {
+    problems_.erase(key);
+  } else if (std::string& told = problems_[key]; told != problem) {
+    log::warn("a virtual server does not get what it asks for",
+              {{"server", key.text()}, {"problem", problem}});
+    told = std::move(problem);
   }
 
   bpf::fl_vs next = tables_->vs()[entry.number];
@@ -400,13 +400,10 @@ void Plane::retire(const Entry& entry, Real& real, TimePoint now) {
     keep = *entry.desired->drain_timeout;
   }
   real.deadline = now + keep;
+  tables_->rs()[real.number].drain_until =
+      static_cast<std::uint64_t>(real.deadline.time_since_epoch().count());
   store(tables_->rs()[real.number].state,
         static_cast<std::uint8_t>(drains ? bpf::FL_RS_DRAINING : bpf::FL_RS_GONE));
-}
-
-bool Plane::is_idle(std::uint32_t number) const {
-  const bpf::fl_rs_counts& counts = tables_->rs_counts()[number];
-  return counts.active == 0 && counts.inactive == 0 && counts.persistent == 0;
 }
 
 void Plane::free_real(const Real& real) {
@@ -414,42 +411,57 @@ void Plane::free_real(const Real& real) {
   store(place.state, std::uint8_t{bpf::FL_RS_FREE});
   note(bpf::FL_EGRESS, place.addr, -1);
   // At the other end than they are taken from: a number rests as long as there are others.
-  free_reals_.insert(free_reals_.begin(), real.number);
+  free_reals_.push_front(real.number);
+}
+
+void Plane::settle_leaving(const Key& key, TimePoint now) {
+  Entry& entry = entries_.at(key);
+  std::erase_if(entry.walk, [&](const Real& real) {
+    if (!real.is_leaving) {
+      return false;
+    }
+    const bpf::fl_rs_counts& counts = tables_->rs_counts()[real.number];
+    bpf::fl_rs& place = tables_->rs()[real.number];
+    // A client that is bound to it will be bound to another one with its next connection.
+    const bool is_idle = counts.active == 0 && counts.inactive == 0;
+    if (place.state == bpf::FL_RS_DRAINING && (is_idle || now >= real.deadline)) {
+      store(place.state, std::uint8_t{bpf::FL_RS_GONE});
+    }
+    if (place.state != bpf::FL_RS_GONE || !is_idle) {
+      return false;
+    }
+    free_real(real);
+    return true;
+  });
+  book(entry);
+  if (entry.leaving != 0) {
+    leaving_.insert(key);
+    return;
+  }
+  leaving_.erase(key);
+  if (entry.desired == nullptr && !entry.is_public) {
+    forget(key, entry, now);
+  }
 }
 
 void Plane::check_leaving(TimePoint now) {
   next_leaving_ = now + kLeavingPeriod;
-  for (auto at = leaving_.begin(); at != leaving_.end();) {
-    const auto found = entries_.find(*at);
-    if (found == entries_.end()) {
-      at = leaving_.erase(at);
-      continue;
-    }
-    Entry& entry = found->second;
-    std::erase_if(entry.walk, [&](const Real& real) {
-      if (!real.is_leaving) {
-        return false;
-      }
-      // A client that is bound to it is bound to another one with its next connection.
-      const bpf::fl_rs_counts& counts = tables_->rs_counts()[real.number];
-      bpf::fl_rs& place = tables_->rs()[real.number];
-      if (place.state == bpf::FL_RS_DRAINING &&
-          (now >= real.deadline || (counts.active == 0 && counts.inactive == 0))) {
-        store(place.state, std::uint8_t{bpf::FL_RS_GONE});
-      }
-      if (place.state != bpf::FL_RS_GONE || counts.active != 0 || counts.inactive != 0) {
-        return false;
-      }
-      free_real(real);
-      return true;
-    });
-    const Key key = *at;
-    const bool leaves = std::ranges::any_of(entry.walk, &Real::is_leaving);
-    at = leaves ? std::next(at) : leaving_.erase(at);
-    if (entry.desired == nullptr && entry.walk.empty() && !entry.is_public) {
-      forget(key, entry, now);
-    }
+  const std::vector<Key> keys(leaving_.begin(), leaving_.end());
+  for (const Key& key : keys) {
+    settle_leaving(key, now);
   }
+}
+
+void Plane::book(Entry& entry) {
+  const auto leaving =
+      static_cast<std::size_t>(std::ranges::count_if(entry.walk, &Real::is_leaving));
+  const auto move = [](std::size_t& total, std::size_t& booked, std::size_t is) {
+    total = total - booked + is;
+    booked = is;
+  };
+  move(totals_.servers, entry.servers, entry.is_public ? 1 : 0);
+  move(totals_.reals, entry.reals, entry.walk.size() - leaving);
+  move(totals_.leaving, entry.leaving, leaving);
 }
 
 // --- Addresses -----------------------------------------------------------------------------------
@@ -551,12 +563,9 @@ std::optional<TimePoint> Plane::next_due() const {
 Summary Plane::summary() const {
   Summary summary;
   summary.synced = synced_;
-  for (const auto& [key, entry] : entries_) {
-    summary.virtual_servers += entry.is_public ? 1U : 0U;
-    for (const Real& real : entry.walk) {
-      ++(real.is_leaving ? summary.draining : summary.real_servers);
-    }
-  }
+  summary.virtual_servers = totals_.servers;
+  summary.real_servers = totals_.reals;
+  summary.draining = totals_.leaving;
   summary.operations = operations_;
   summary.operation_errors = operation_errors_;
   summary.drift_repaired = drift_;
@@ -566,7 +575,7 @@ Summary Plane::summary() const {
   for (const auto& [key, retry] : retries_) {
     summary.failures.push_back({key.text(), retry.error, retry.attempts});
   }
-  for (const auto& [key, problem] : scheduler_problems_) {
+  for (const auto& [key, problem] : problems_) {
     summary.failures.push_back({key.text(), problem, 1});
   }
   for (const auto& [part, retry] : furniture_) {

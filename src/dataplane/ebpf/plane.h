@@ -15,6 +15,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -100,6 +101,8 @@ class Plane final : public DataPlane {
     std::vector<Real> walk;          // latest added first
     std::array<Set, bpf::FL_CLASSES> sets;
     std::optional<bpf::fl_scheduler> scheduler;
+    /// As booked in `totals_`.
+    std::size_t servers = 0, reals = 0, leaving = 0;
   };
 
   // plane_start.cc
@@ -126,9 +129,11 @@ class Plane final : public DataPlane {
   // real servers
   [[nodiscard]] Status add_server(Entry& entry, const plan::RealServer& server);
   void retire(const Entry& entry, Real& real, TimePoint now);
-  [[nodiscard]] bool is_idle(std::uint32_t number) const;
   void free_real(const Real& real);
+  /// Lets go of what has left; the entry may be gone afterwards.
+  void settle_leaving(const Key& key, TimePoint now);
   void check_leaving(TimePoint now);
+  void book(Entry& entry);
 
   [[nodiscard]] Status claim_address(const net::IpAddress& address);
   [[nodiscard]] Status release_address(const net::IpAddress& address);
@@ -142,7 +147,8 @@ class Plane final : public DataPlane {
 
   std::unordered_map<Key, Entry> entries_;
   // Numbers not in use; the next one at the end.
-  std::vector<std::uint32_t> free_servers_, free_reals_;
+  std::vector<std::uint32_t> free_servers_;
+  std::deque<std::uint32_t> free_reals_;
   std::unique_ptr<Extents> extents_;
   std::set<Key> leaving_;                                      // keys with real servers that leave
   std::unordered_map<net::IpAddress, std::uint32_t> claimed_;  // by so many virtual servers
@@ -151,11 +157,15 @@ class Plane final : public DataPlane {
   std::map<std::string, std::string> device_failures_;
 
   std::map<Key, Retry> retries_;
-  std::map<Key, std::string> scheduler_problems_;
+  /// What a virtual server asks for and does not get.
+  std::map<Key, std::string> problems_;
   std::map<std::string, Retry> furniture_;  // "devices", "sockets"
   TimePoint next_leaving_{}, next_sweep_{}, next_audit_{};
   std::uint64_t operations_ = 0, operation_errors_ = 0;
   std::map<std::string, std::uint64_t, std::less<>> drift_;
+  struct {
+    std::size_t servers = 0, reals = 0, leaving = 0;
+  } totals_;
 };
 
 }  // namespace fairlead::dataplane::ebpf

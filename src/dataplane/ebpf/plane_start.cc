@@ -220,8 +220,7 @@ void Plane::adopt_entry(std::uint32_t number, std::vector<std::uint32_t> reals) 
     known.number = real;
     known.socket = {bpf::to_address(place.addr), bpf::to_port(place.port)};
     known.is_leaving = place.state != bpf::FL_RS_UP;
-    // How long it has drained is not known: its time begins anew.
-    known.deadline = std::chrono::steady_clock::now() + config_.drain_timeout;
+    known.deadline = TimePoint(Duration(static_cast<std::int64_t>(place.drain_until)));
     entry.walk.push_back(known);
   }
   for (std::size_t i = 0; i < entry.sets.size(); ++i) {

@@ -272,6 +272,36 @@ TEST_F(PlaneTest, DrainEndsAtItsDeadline) {
   EXPECT_EQ(tables.rs()[number].state, bpf::FL_RS_FREE);
 }
 
+TEST_F(PlaneTest, DrainSurvivesARestartWithItsDeadline) {
+  start();
+  apply({server("10.96.0.1:80", {"198.51.100.1:80"})});
+  const std::uint32_t number = number_of("198.51.100.1:80");
+  tables.rs_counts()[number].active = 1;
+  auto empty = std::make_shared<plan::VirtualServer>(*server("10.96.0.1:80", {}));
+  empty->drain_timeout = seconds(5);
+  apply({empty});
+  pass(seconds(2));
+  plane.reset();
+  start();
+  apply({empty});
+  pass(seconds(2));
+  EXPECT_EQ(tables.rs()[number].state, bpf::FL_RS_DRAINING);
+  EXPECT_EQ(plane->summary().draining, 1U);
+  pass(seconds(2));
+  EXPECT_EQ(tables.rs()[number].state, bpf::FL_RS_GONE);
+}
+
+TEST_F(PlaneTest, OnePacketSchedulingIsToldToBeMissing) {
+  start();
+  auto dns = std::make_shared<plan::VirtualServer>(
+      *server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp));
+  dns->one_packet = true;
+  apply({dns});
+  ASSERT_THAT(plane->summary().failures, SizeIs(1));
+  EXPECT_THAT(plane->summary().failures[0].error, HasSubstr("one-packet"));
+  EXPECT_THAT(lines(), SizeIs(1));
+}
+
 TEST_F(PlaneTest, UdpServerIsGoneAtOnce) {
   start();
   apply({server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp)});
