@@ -169,7 +169,7 @@ TEST_P(ByFamily, PodReachesItselfThroughTheService) {
 TEST_P(ByFamily, NoServerIsRefusedOrDropped) {
   programs.add({.address = vip(80)});
   programs.add({.address = vip(81), .drop_if_empty = true});
-  for (const std::uint8_t p : {IPPROTO_TCP, IPPROTO_UDP}) {
+  for (const int p : {IPPROTO_TCP, IPPROTO_UDP}) {
     // The UDP port has no virtual server, but the address is ours.
     const Bytes request = build({.source = client(),
                                  .destination = vip(80),
@@ -509,7 +509,7 @@ TEST(Packets, RandomDamage) {
   std::uint32_t seed = 1;
   const auto random = [&seed] { return seed = seed * 1664525U + 1013904223U, seed >> 8U; };
   for (const Family* f : {&kV4, &kV6}) {
-    for (const std::uint8_t p : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
+    for (const int p : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
       programs.add({.address = f->at(f->virtual_server, 80),
                     .protocol = static_cast<std::uint8_t>(p),
                     .servers = {{f->at(f->server, 8080)}},

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "bpf/options.h"
+
 namespace fairlead::packets {
 namespace {
 
@@ -190,7 +192,7 @@ void Programs::set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds) {
 Verdict Programs::run(const char* program, const Bytes& frame) {
   Verdict verdict;
   verdict.frame.resize(frame.size() + 256);
-  LIBBPF_OPTS(bpf_test_run_opts, options);
+  auto options = bpf::options<bpf_test_run_opts>();
   options.data_in = frame.data();
   options.data_size_in = static_cast<__u32>(frame.size());
   options.data_out = verdict.frame.data();
@@ -206,7 +208,7 @@ Verdict Programs::run(const char* program, const Bytes& frame) {
 }
 
 double Programs::time(const char* program, const Bytes& frame, int repeat) {
-  LIBBPF_OPTS(bpf_test_run_opts, options);
+  auto options = bpf::options<bpf_test_run_opts>();
   options.data_in = frame.data();
   options.data_size_in = static_cast<__u32>(frame.size());
   options.repeat = repeat;
