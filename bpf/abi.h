@@ -122,7 +122,7 @@ FL_SIZE(fl_vs_counts, 64);
 
 /* --- Real servers ----------------------------------------------------------------------------- */
 
-enum fl_forwarding { FL_MASQUERADE, FL_DIRECT, FL_TUNNEL, FL_FULLNAT, FL_LOCAL };
+enum fl_forwarding { FL_MASQUERADE, FL_DIRECT, FL_TUNNEL, FL_FULLNAT };
 enum fl_tunnel { FL_IPIP, FL_GUE, FL_GRE };
 enum fl_rs_state {
   FL_RS_FREE,
@@ -222,7 +222,8 @@ enum fl_flow_flags {
   FL_FLOW_HIDDEN = 1,    /* there are FL_HIDE and FL_UNHIDE */
   FL_FLOW_INACTIVE = 2,  /* as IPVS: counted as inactive */
   FL_FLOW_TEMPLATE = 4,  /* made through persistence */
-  FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen */
+  FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen, FL_FORWARD is the only flow */
+  FL_FLOW_TUNNEL = 16,
 };
 
 /* Map `pressure` (array of one, mmapped). */
@@ -367,6 +368,8 @@ enum fl_event {
   FL_EVENT_SERVER_GONE, /* the connection's server was removed */
   FL_EVENT_FRAGMENT,    /* a fragment whose first one was not seen */
   FL_EVENT_REUSED,      /* a SYN took over a connection that had ended */
+  FL_EVENT_NO_ROUTE,    /* direct, tunnel: no way to the server */
+  FL_EVENT_TOO_BIG,     /* direct, tunnel: answered with the size that fits */
   FL_EVENTS
 };
 

@@ -11,6 +11,7 @@
  */
 
 #include "flows.h"
+#include "forward.h"
 #include "hide.h"
 #include "icmp.h"
 #include "packet.h"
@@ -19,9 +20,6 @@
 #include "sockets.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
-
-/* Others' programs go on behind us. */
-#define PASS TC_ACT_UNSPEC
 
 /* --- In ------------------------------------------------------------------------------------------
  */
@@ -32,6 +30,10 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
   __be16 port, client_port;
   if (!p || !flow) {
     return TC_ACT_SHOT;
+  }
+  if (flow->flags & FL_FLOW_NO_OUTPUT) {
+    stamp(flow, p, now);
+    return leave_as_is(p, flow);
   }
   addr = flow->addr;
   port = flow->port;
@@ -47,13 +49,13 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
 }
 
 /* The claimed address's answer to what no virtual server takes. */
-static __noinline int refuse_if_ours(struct __sk_buff* skb, struct packet* p) {
+static __always_inline int refuse_if_ours(struct packet* p) {
   struct fl_vs_key key;
   __u32* number;
   __builtin_memset(&key, 0, sizeof(key));
   key.addr = p->tuple.daddr;
   number = bpf_map_lookup_elem(&numbers, &key);
-  return number ? refuse(skb, p) : PASS;
+  return number ? finally(p, REFUSE) : PASS;
 }
 
 GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
@@ -77,7 +79,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
   key.protocol = p->tuple.protocol;
   number = bpf_map_lookup_elem(&numbers, &key);
   if (!number) {
-    return refuse_if_ours(skb, p);
+    return refuse_if_ours(p);
   }
   choice.vs = *number;
   server = vs_at(choice.vs);
@@ -92,7 +94,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
     if (!bpf_map_lookup_elem(&numbers, &key)) {
       return PASS;
     }
-    return p->tuple.protocol == IPPROTO_TCP ? reset(skb, p) : TC_ACT_SHOT;
+    return p->tuple.protocol == IPPROTO_TCP ? finally(p, RESET) : TC_ACT_SHOT;
   }
 
   class = class_of(skb, &p->tuple.saddr);
@@ -118,7 +120,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
       count(FL_EVENT_DROPPED);
       return TC_ACT_SHOT;
     }
-    return refuse(skb, p);
+    return finally(p, REFUSE);
   }
 
   flow.generation = real->generation;
@@ -128,7 +130,11 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
   flow.kind = FL_FORWARD;
   flow.seen = now;
   flow.born = now;
-  if (class_flags & FL_CLASS_MASQUERADE || same_addr(&flow.addr, &p->tuple.saddr)) {
+  if (real->forwarding == FL_DIRECT || real->forwarding == FL_TUNNEL) {
+    flow.flags |= FL_FLOW_NO_OUTPUT | (real->forwarding == FL_TUNNEL ? FL_FLOW_TUNNEL : 0);
+    flow.port = p->tuple.dport;
+  } else if (class_flags & FL_CLASS_MASQUERADE || real->forwarding == FL_FULLNAT ||
+             same_addr(&flow.addr, &p->tuple.saddr)) {
     flow.flags |= FL_FLOW_HIDDEN;
   }
   if (server->persistence) {
@@ -185,14 +191,10 @@ static __noinline int is_over(struct packet* p, struct fl_flow* flow, __u32 now)
   return p->tuple.protocol == IPPROTO_SCTP && is_start(p) && flow->state == FL_SCTP_CLOSED;
 }
 
-static __always_inline int in(struct __sk_buff* skb, __u32 l3) {
-  struct packet* p = new_packet(l3, FL_INGRESS);
+static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   struct fl_flow* flow;
   enum parsed parsed;
   __u32 now;
-  if (!p) {
-    return PASS;
-  }
   parsed = parse_addresses(skb, p);
   if (parsed != PARSED || !in_filter(FL_INGRESS, &p->tuple.daddr)) {
     return PASS; /* the stack judges what is malformed */
@@ -206,8 +208,7 @@ static __always_inline int in(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   if (p->is_icmp) {
-    translate_error(skb, p, FL_INGRESS);
-    return PASS;
+    return translate_error(skb, p, FL_INGRESS);
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
   now = ticks_now();
@@ -234,8 +235,28 @@ static __always_inline int in(struct __sk_buff* skb, __u32 l3) {
     end_connection(&p->tuple);
     return new_connection(skb, p);
   }
-  move_state(flow, p->tuple.protocol, FROM_CLIENT, p->event);
+  move_state(flow, p->tuple.protocol,
+             flow->flags & FL_FLOW_NO_OUTPUT ? FROM_CLIENT_ONLY : FROM_CLIENT, p->event);
   return send_forward(skb, p, flow, now);
+}
+
+static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
+  struct packet* p = new_packet(l3, FL_INGRESS);
+  int verdict;
+  if (!p) {
+    return PASS;
+  }
+  verdict = in(skb, p);
+  switch (p->then) {
+    case REFUSE:
+      return refuse(skb, p);
+    case RESET:
+      return reset(skb, p);
+    case SEND_AS_IS:
+      return send_as_is(skb, p);
+    default:
+      return verdict;
+  }
 }
 
 /* --- Out -----------------------------------------------------------------------------------------
@@ -267,10 +288,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   if (p->v6 ? p->tuple.protocol == IPPROTO_ICMPV6 : p->tuple.protocol == IPPROTO_ICMP) {
-    if (p->fragment == WHOLE) {
-      translate_error(skb, p, FL_EGRESS);
-    }
-    return PASS;
+    return p->fragment == WHOLE ? translate_error(skb, p, FL_EGRESS) : PASS;
   }
   if (!in_filter(FL_EGRESS, &p->tuple.saddr) && !in_filter(FL_EGRESS, &p->tuple.daddr)) {
     return PASS;
@@ -318,14 +336,14 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
  */
 
 SEC("tc")
-int fl_in(struct __sk_buff* skb) { return in(skb, ETH_HLEN); }
+int fl_in(struct __sk_buff* skb) { return in_and_on(skb, ETH_HLEN); }
 
 SEC("tc")
 int fl_out(struct __sk_buff* skb) { return out(skb, ETH_HLEN); }
 
 /* For devices without a link layer. */
 SEC("tc")
-int fl_in_l3(struct __sk_buff* skb) { return in(skb, 0); }
+int fl_in_l3(struct __sk_buff* skb) { return in_and_on(skb, 0); }
 
 SEC("tc")
 int fl_out_l3(struct __sk_buff* skb) { return out(skb, 0); }

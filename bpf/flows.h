@@ -175,6 +175,9 @@ GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
   if (now - flow->seen <= timeout) {
     return 0;
   }
+  if (flow->flags & FL_FLOW_NO_OUTPUT) {
+    return 1;
+  }
   key_of_reply(&reply_key, key, flow);
   reply = bpf_map_lookup_elem(&flows, &reply_key);
   return !reply || now - reply->seen > timeout;
@@ -215,6 +218,9 @@ GLOBAL int end_connection(struct fl_tuple* key) {
     __sync_fetch_and_add(&counts->in_bytes, flow.bytes);
     __sync_fetch_and_add(&totals->in_packets, flow.packets);
     __sync_fetch_and_add(&totals->in_bytes, flow.bytes);
+  }
+  if (flow.flags & FL_FLOW_NO_OUTPUT) {
+    return 0;
   }
   key_of_reply(&other, key, &flow);
   found = bpf_map_lookup_elem(&flows, &other);
@@ -384,6 +390,9 @@ GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow, __u
   if (!forward || !flow) {
     return -1;
   }
+  if (flow->flags & FL_FLOW_NO_OUTPUT) {
+    return (int)claim_flow(in_half, forward, flow);
+  }
   __builtin_memset(&copy, 0, sizeof(copy));
   copy.rs = flow->rs;
   copy.generation = flow->generation;
@@ -474,8 +483,13 @@ GLOBAL int promote_connection(struct fl_tuple* forward) {
       return -1; /* what was inserted has no owner and is swept */
     }
   }
-  key_of_reply(&other, forward, &flow);
-  if (promote_flow(&other) || promote_flow(forward)) {
+  if (!(flow.flags & FL_FLOW_NO_OUTPUT)) {
+    key_of_reply(&other, forward, &flow);
+    if (promote_flow(&other)) {
+      return -1;
+    }
+  }
+  if (promote_flow(forward)) {
     return -1;
   }
   counts = rs_counts_at(flow.rs);

@@ -8,7 +8,7 @@
 #ifndef FAIRLEAD_BPF_ICMP_H
 #define FAIRLEAD_BPF_ICMP_H
 
-#include "flows.h"
+#include "forward.h"
 #include "rewrite.h"
 
 static __always_inline int is_error(const struct packet* p, __u8 type) {
@@ -92,7 +92,9 @@ static __always_inline void replace_outer(struct __sk_buff* skb, const struct pa
   }
 }
 
-/* Translates an error about one of our connections; anything else passes as it is. */
+/* Translates an error about one of our connections; anything else passes as it is. An error about
+ * what a server answered past us goes the way of the client's packets: only the server can mend it.
+ */
 GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point) {
   struct packet quoted;
   struct fl_tuple key;
@@ -102,24 +104,27 @@ GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point)
   __u32 checksum;
   __u8 type;
   if (!p) {
-    return 0;
+    return PASS;
   }
   checksum = p->l4 + 2;
   if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) || !is_error(p, type)) {
-    return 0;
+    return PASS;
   }
   __builtin_memset(&quoted, 0, sizeof(quoted));
   if (!parse_quoted(skb, p, &quoted)) {
-    return 0;
+    return PASS;
   }
   turn_around(&key, &quoted.tuple, point);
   found = bpf_map_lookup_elem(&flows, &key);
   if (!found) {
-    return 0;
+    return PASS;
+  }
+  if (found->flags & FL_FLOW_NO_OUTPUT) {
+    return point == FL_INGRESS ? leave_as_is(p, found) : PASS;
   }
   flow = *found;
-  if (flow.flags & FL_FLOW_NO_OUTPUT || (flow.kind == FL_HIDE && flow.port == 0)) {
-    return 0;
+  if (flow.kind == FL_HIDE && flow.port == 0) {
+    return PASS;
   }
   ends(&quoted, &source, &destination);
   ends(p, &outer_source, &outer_destination);
@@ -135,7 +140,7 @@ GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point)
       replace_outer(skb, p, checksum, outer_source.addr_offset, &p->tuple.saddr, &flow.addr);
     }
   }
-  return 0;
+  return PASS;
 }
 
 #endif

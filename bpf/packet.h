@@ -27,11 +27,23 @@ struct icmp_header {
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 #define ICMP_PORT_UNREACH 3
+#define ICMP_FRAG_NEEDED 4
 #define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PKT_TOOBIG 2
+#define ICMPV6_TIME_EXCEED 3
 #define ICMPV6_PARAMPROB 4
 #define ICMPV6_PORT_UNREACH 4
 
 enum fragment { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
+
+enum then { NOTHING, REFUSE, RESET, SEND_AS_IS };
+
+/* From an IP header to that of its tunnel. */
+struct inherited {
+  __u8 class;
+  __u8 hop_limit; /* after this hop */
+  __u8 dont_fragment;
+};
 
 struct packet {
   struct fl_tuple tuple;
@@ -43,6 +55,17 @@ struct packet {
   __u8 v6;
   __u8 is_icmp;
   __u8 event; /* TCP: flags; SCTP: type of the first chunk */
+  /* What is still to be done with it, once the calls that found it out have returned: the stack
+   * that nested calls share is small. */
+  __u8 then;
+  struct {
+    __u32 rs;
+    __u32 in_tunnel;
+    struct fl_addr addr;
+    __u32 interface;
+    struct bpf_redir_neigh next;
+    struct inherited inherited;
+  } as_is; /* the server that is to get the packet as it is, and the way there */
 };
 
 /* Where tc programs keep the packet, since the stack is small. They do not interrupt each other on
@@ -53,6 +76,12 @@ struct {
   __type(key, __u32);
   __type(value, struct packet);
 } scratch SEC(".maps");
+
+/* The verdict comes of what is done then. */
+static __always_inline int finally(struct packet* p, enum then then) {
+  p->then = then;
+  return PASS;
+}
 
 static __always_inline struct packet* new_packet(__u32 l3, __u8 point) {
   __u32 first = 0;

@@ -30,8 +30,9 @@ static __always_inline __u16 fold_checksum(__u64 sum) {
  * packet whose checksum is still to be filled in (from a local veth) to keep that field. */
 #define FL_QUOTED 20
 
-/* ICMP: network header + 8 + the quoted packet. */
-GLOBAL int refuse4(struct __sk_buff* skb, __u32 l3, __u32 l4) {
+/* ICMP: network header + 8 + the quoted packet. `what` is type << 8 | code, `rest` the second word.
+ */
+GLOBAL int answer_error4(struct __sk_buff* skb, __u32 l3, __u32 l4, __u32 what, __u32 rest) {
   struct {
     struct iphdr ip;
     struct icmp_header icmp;
@@ -65,8 +66,9 @@ GLOBAL int refuse4(struct __sk_buff* skb, __u32 l3, __u32 l4) {
   answer.ip.saddr = old.daddr;
   answer.ip.daddr = old.saddr;
   answer.ip.check = fold_checksum(bpf_csum_diff(0, 0, (__be32*)&answer.ip, sizeof(answer.ip), 0));
-  answer.icmp.type = ICMP_DEST_UNREACH;
-  answer.icmp.code = ICMP_PORT_UNREACH;
+  answer.icmp.type = (__u8)(what >> 8);
+  answer.icmp.code = (__u8)what;
+  answer.icmp.rest = bpf_htonl(rest);
   /* Bytes of `quoted` behind `length` are zero and change no sum. */
   answer.icmp.checksum = fold_checksum(
       bpf_csum_diff(0, 0, (__be32*)quoted, sizeof(quoted),
@@ -78,7 +80,7 @@ GLOBAL int refuse4(struct __sk_buff* skb, __u32 l3, __u32 l4) {
   return bpf_redirect(skb->ifindex, 0);
 }
 
-GLOBAL int refuse6(struct __sk_buff* skb, __u32 l3) {
+GLOBAL int answer_error6(struct __sk_buff* skb, __u32 l3, __u32 what, __u32 rest) {
   struct {
     struct ipv6hdr ip;
     struct icmp_header icmp;
@@ -109,8 +111,9 @@ GLOBAL int refuse6(struct __sk_buff* skb, __u32 l3) {
   answer.ip.payload_len = bpf_htons(sizeof(answer.icmp) + length);
   answer.ip.saddr = old.daddr;
   answer.ip.daddr = old.saddr;
-  answer.icmp.type = ICMPV6_DEST_UNREACH;
-  answer.icmp.code = ICMPV6_PORT_UNREACH;
+  answer.icmp.type = (__u8)(what >> 8);
+  answer.icmp.code = (__u8)what;
+  answer.icmp.rest = bpf_htonl(rest);
   pseudo[0] = bpf_htonl(sizeof(answer.icmp) + length);
   pseudo[1] = bpf_htonl(IPPROTO_ICMPV6);
   sum = bpf_csum_diff(0, 0, (__be32*)&answer.ip.saddr, 32, 0);
@@ -125,9 +128,26 @@ GLOBAL int refuse6(struct __sk_buff* skb, __u32 l3) {
   return bpf_redirect(skb->ifindex, 0);
 }
 
+static __always_inline int answer_error(struct __sk_buff* skb, const struct packet* p, __u32 what4,
+                                        __u32 what6, __u32 rest) {
+  return p->v6 ? answer_error6(skb, p->l3, what6, rest)
+               : answer_error4(skb, p->l3, p->l4, what4, rest);
+}
+
+#define FL_ICMP(type, code) ((type) << 8 | (code))
+
 static __always_inline int refuse(struct __sk_buff* skb, const struct packet* p) {
   count(FL_EVENT_REFUSED);
-  return p->v6 ? refuse6(skb, p->l3) : refuse4(skb, p->l3, p->l4);
+  return answer_error(skb, p, FL_ICMP(ICMP_DEST_UNREACH, ICMP_PORT_UNREACH),
+                      FL_ICMP(ICMPV6_DEST_UNREACH, ICMPV6_PORT_UNREACH), 0);
+}
+static __always_inline int too_big(struct __sk_buff* skb, const struct packet* p, __u32 mtu) {
+  count(FL_EVENT_TOO_BIG);
+  return answer_error(skb, p, FL_ICMP(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED),
+                      FL_ICMP(ICMPV6_PKT_TOOBIG, 0), mtu);
+}
+static __always_inline int time_exceeded(struct __sk_buff* skb, const struct packet* p) {
+  return answer_error(skb, p, FL_ICMP(ICMP_TIME_EXCEEDED, 0), FL_ICMP(ICMPV6_TIME_EXCEED, 0), 0);
 }
 
 /* A TCP segment of no connection: reset, as the stack of the address's owner would do. */

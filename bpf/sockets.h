@@ -108,7 +108,8 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
   peer.port = t->port;
   peer.rs = chosen;
   peer.generation = real->generation;
-  if (real->port) {
+  /* Where packets would go out unchanged, only the address changes. */
+  if (real->port && real->forwarding != FL_DIRECT && real->forwarding != FL_TUNNEL) {
     t->port = real->port;
   }
   t->addr = real->addr;

@@ -55,6 +55,9 @@ enum class ForwardMethod : std::uint8_t {
   kBypass = 4
 };
 
+/// Numbers are the kernel's.
+enum class TunnelType : std::uint8_t { kIpip, kGue, kGre };
+
 struct RealServer {
   net::IpAddress address;
   net::Port port{};
@@ -62,6 +65,9 @@ struct RealServer {
   std::uint32_t weight = 1;
   std::uint32_t upper_threshold = 0;
   std::uint32_t lower_threshold = 0;
+  /// With method kTunnel; no checksums outside. Kernels before 5.2 know ipip only.
+  TunnelType tunnel = TunnelType::kIpip;
+  net::Port tunnel_port{};  // of kGue
 
   [[nodiscard]] net::SocketAddress socket() const { return {address, port}; }
   friend auto operator<=>(const RealServer&, const RealServer&) = default;

@@ -108,6 +108,10 @@ Request encode_real_server(std::uint16_t family, std::uint8_t command, const Ser
   out.put_u32(IPVS_DEST_ATTR_WEIGHT, server.weight);
   out.put_u32(IPVS_DEST_ATTR_U_THRESH, server.upper_threshold);
   out.put_u32(IPVS_DEST_ATTR_L_THRESH, server.lower_threshold);
+  if (server.method == ForwardMethod::kTunnel) {
+    out.put_u8(IPVS_DEST_ATTR_TUN_TYPE, static_cast<std::uint8_t>(server.tunnel));
+    out.put_be16(IPVS_DEST_ATTR_TUN_PORT, Be16(net::number(server.tunnel_port)));
+  }
   out.end(nest);
   return out;
 }
@@ -440,6 +444,16 @@ std::optional<ObservedRealServer> decode_real_server(const Attributes& message, 
   real.server.weight = *weight;
   real.server.upper_threshold = dest[IPVS_DEST_ATTR_U_THRESH].u32().value_or(0);
   real.server.lower_threshold = dest[IPVS_DEST_ATTR_L_THRESH].u32().value_or(0);
+  if (real.server.method == ForwardMethod::kTunnel) {
+    const std::uint8_t tunnel = dest[IPVS_DEST_ATTR_TUN_TYPE].u8().value_or(0);
+    if (tunnel > static_cast<std::uint8_t>(TunnelType::kGre)) {
+      return std::nullopt;
+    }
+    real.server.tunnel = static_cast<TunnelType>(tunnel);
+    if (const auto tunnel_port = dest[IPVS_DEST_ATTR_TUN_PORT].be16()) {
+      real.server.tunnel_port = net::Port{tunnel_port->host()};
+    }
+  }
   real.active_connections = dest[IPVS_DEST_ATTR_ACTIVE_CONNS].u32().value_or(0);
   real.inactive_connections = dest[IPVS_DEST_ATTR_INACT_CONNS].u32().value_or(0);
   return real;

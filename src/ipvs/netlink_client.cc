@@ -56,6 +56,12 @@ void load_module() {
   }
 }
 
+bool has_tunnel(const ObservedVirtualServer& server) {
+  return std::ranges::any_of(server.real_servers, [](const ObservedRealServer& real) {
+    return real.server.method == ForwardMethod::kTunnel;
+  });
+}
+
 }  // namespace
 
 NetlinkClient::NetlinkClient(netlink::Socket socket, std::uint16_t family, UniqueFd proc)
@@ -216,6 +222,9 @@ Result<std::vector<ObservedVirtualServer>> NetlinkClient::dump() {
       if (found != from_proc->end()) {
         server.real_servers = std::move(found->second);
         from_proc->erase(found);  // what is left at the end, the netlink dump has not seen
+        if (has_tunnel(server)) {
+          missing.push_back(&server);  // /proc does not tell of which type it is
+        }
       } else {
         missing.push_back(&server);
         agree = agree && (server.server.id.fwmark != 0 || by_netlink);

@@ -102,6 +102,33 @@ std::string scheduler_flags_text(const Scheduler& scheduler) {
   return out;
 }
 
+Result<ForwardingMethod> parse_forwarding(std::string_view text) {
+  if (text == "nat") {
+    return ForwardingMethod{};
+  }
+  if (text == "fullnat") {
+    return ForwardingMethod{.forwarding = Forwarding::kFullNat};
+  }
+  if (text == "direct") {
+    return ForwardingMethod{.forwarding = Forwarding::kDirectRouting};
+  }
+  if (text == "ipip" || text == "gre") {
+    return ForwardingMethod{.forwarding = Forwarding::kTunnel,
+                            .tunnel = text == "gre" ? TunnelType::kGre : TunnelType::kIpip};
+  }
+  if (constexpr std::string_view kGue = "gue:"; text.starts_with(kGue)) {
+    if (const auto port = parse_number(text.substr(kGue.size()), 65535); port && *port > 0) {
+      return ForwardingMethod{.forwarding = Forwarding::kTunnel,
+                              .tunnel = TunnelType::kGue,
+                              .tunnel_port = net::Port{static_cast<std::uint16_t>(*port)}};
+    }
+  }
+  return fail(ErrorKind::kInvalidInput,
+              quoted(text) +
+                  " is not a forwarding method; there are nat, fullnat, direct, ipip, gre and "
+                  "gue:PORT with a UDP port from 1 to 65535");
+}
+
 Result<Weights> Weights::parse(std::string_view text) {
   Weights weights;
   for (const std::string_view piece : split(text, ',')) {
@@ -191,6 +218,14 @@ ServiceSettings read_annotations(const api::Service& service, const Scheduler& d
       settings.weights = *std::move(weights);
     } else {
       problem(found.field, weights.error().text() + "; every weight is 1 until then");
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/forwarding"});
+      found.value != nullptr) {
+    if (const auto method = parse_forwarding(trim(*found.value))) {
+      settings.forwarding = *method;
+    } else {
+      problem(found.field, method.error().text() + "; nat is used until then");
     }
   }
   if (const Found found = first_of(annotations, {"fairlead.io/drain-timeout"});

@@ -11,6 +11,9 @@
 //                                name; endpoints that no entry names have weight 1.
 //   fairlead.io/drain-timeout    Go duration (30s, 1m30s, 0): how long removed endpoints may keep
 //                                their connections; rounded up to seconds; at most 30 days
+//   fairlead.io/forwarding       nat, fullnat, direct, ipip, gue:PORT, gre: how packets get to the
+//                                endpoints (node ports: always by NAT). All but nat and fullnat
+//                                leave the port as it is, so port and targetPort must be equal.
 //   fairlead.io/one-packet       true or false: schedule each packet by itself (UDP ports only)
 //   kube-router.io/service.scheduler, kube-router.io/service.schedflags
 //                                as the first two, where those are absent
@@ -43,6 +46,9 @@ namespace fairlead::model {
 /// The names that ipvsadm prints: `sh-fallback,sh-port`, `flag-1`; empty without flags.
 [[nodiscard]] std::string scheduler_flags_text(const Scheduler& scheduler);
 
+/// `nat`, `fullnat`, `direct`, `ipip`, `gue:6080`, `gre`.
+[[nodiscard]] Result<ForwardingMethod> parse_forwarding(std::string_view text);
+
 class Weights {
  public:
   static constexpr std::uint32_t kMax = 65535;
@@ -60,6 +66,7 @@ class Weights {
 struct ServiceSettings {
   Scheduler scheduler;
   Weights weights;
+  ForwardingMethod forwarding;
   std::optional<std::chrono::seconds> drain_timeout;
   bool one_packet = false;
 };

@@ -99,6 +99,12 @@ TEST(Annotations, OursBeforeKubeRouters) {
   EXPECT_THAT(problems, IsEmpty());
 }
 
+TEST(Annotations, ForwardingMethodsAreWhatTheyPrint) {
+  for (const std::string text : {"nat", "fullnat", "direct", "ipip", "gue:6080", "gre"}) {
+    EXPECT_EQ(parse_forwarding(text).value().text(), text);
+  }
+}
+
 TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
   struct Case {
     std::string name;
@@ -110,6 +116,10 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
            {"kube-router.io/service.scheduler", "x", "\"x\" is not a scheduler"},
            {"fairlead.io/scheduler-flags", "sh-port", "is a flag of scheduler sh, not of wlc"},
            {"fairlead.io/weights", "10.1.0.1", "is not ADDRESS=WEIGHT"},
+           {"fairlead.io/forwarding", "dsr",
+            "there are nat, fullnat, direct, ipip, gre and gue:PORT"},
+           {"fairlead.io/forwarding", "gue", "\"gue\" is not a forwarding method"},
+           {"fairlead.io/forwarding", "gue:0", "from 1 to 65535"},
            {"fairlead.io/drain-timeout", "soon", "is not a duration"},
            {"fairlead.io/drain-timeout", "1000h", "is too long"},
            {"fairlead.io/one-packet", "yes", "neither true nor false"},
@@ -125,6 +135,7 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
     EXPECT_EQ(settings.weights.of(ip("10.1.0.1"), ""), 1U);
     EXPECT_EQ(settings.drain_timeout, std::nullopt);
     EXPECT_FALSE(settings.one_packet);
+    EXPECT_EQ(settings.forwarding, ForwardingMethod{});
   }
 }
 

@@ -186,11 +186,28 @@ class Builder {
         model.local.push_back(endpoint.socket());
       }
     }
+    model.forwarding = forwarding_of(port, model);
     model.scheduler = settings_.scheduler;
     model.persistence = persistence_;
     model.drain_timeout = settings_.drain_timeout;
     model.one_packet = settings_.one_packet && port.protocol == net::Protocol::kUdp;
     model_.ports.push_back(std::move(model));
+  }
+
+  /// What leaves the destination as it is cannot change the port.
+  ForwardingMethod forwarding_of(const api::ServicePort& port, const ServicePortModel& model) {
+    const ForwardingMethod& method = settings_.forwarding;
+    const auto moved = std::ranges::find_if_not(
+        model.serving, [&](const ServingEndpoint& endpoint) { return endpoint.port == port.port; });
+    if (!method.keeps_destination() || moved == model.serving.end()) {
+      return method;
+    }
+    problem("metadata.annotations[fairlead.io/forwarding]",
+            method.text() + " leaves the port as it is, but port " +
+                std::to_string(net::number(port.port)) + " leads to endpoints on port " +
+                std::to_string(net::number(moved->port)) +
+                "; nat is used for it: make port and targetPort equal");
+    return {};
   }
 
   /// Slices join a service port by name and protocol, not by number: that is the pod's. Sorted by

@@ -53,6 +53,8 @@ struct ServicePortModel {
   Scheduler scheduler;
   std::optional<std::chrono::seconds> persistence;
   std::optional<std::chrono::seconds> drain_timeout;
+  /// Of all addresses but node ports.
+  ForwardingMethod forwarding;
   bool one_packet = false;
 };
 

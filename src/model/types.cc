@@ -17,6 +17,28 @@ std::string_view text(AddressKind kind) {
   return "?";
 }
 
+std::string ForwardingMethod::text() const {
+  switch (forwarding) {
+    case Forwarding::kMasquerade:
+      return "nat";
+    case Forwarding::kFullNat:
+      return "fullnat";
+    case Forwarding::kDirectRouting:
+      return "direct";
+    case Forwarding::kTunnel:
+      break;
+  }
+  switch (tunnel) {
+    case TunnelType::kIpip:
+      return "ipip";
+    case TunnelType::kGue:
+      return "gue:" + std::to_string(net::number(tunnel_port));
+    case TunnelType::kGre:
+      return "gre";
+  }
+  return "?";
+}
+
 std::string Problem::text() const { return object + ": " + field + ": " + what; }
 
 }  // namespace fairlead::model

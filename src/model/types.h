@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "net/address.h"
+
 namespace fairlead::model {
 
 /// What kind of service address this is; decides binding, masquerade and which sets it joins.
@@ -17,6 +19,28 @@ struct Scheduler {
   std::string name = "rr";  // at most 15 characters
   std::uint32_t flags = 0;  // kernel bits SCHED1 0x8, SCHED2 0x10, SCHED3 0x20
   friend bool operator==(const Scheduler&, const Scheduler&) = default;
+};
+
+/// How a packet gets to its real server: with the server's address and port written into it (NAT),
+/// with an address of the node's as its source as well (full NAT), unchanged to the server as next
+/// hop (direct routing), or unchanged within another packet (tunnel). After the latter two the
+/// server answers the client itself, so it must have the virtual address, too.
+enum class Forwarding : std::uint8_t { kMasquerade, kDirectRouting, kTunnel, kFullNat };
+/// Numbers as in the kernel.
+enum class TunnelType : std::uint8_t { kIpip, kGue, kGre };
+
+struct ForwardingMethod {
+  Forwarding forwarding = Forwarding::kMasquerade;
+  TunnelType tunnel = TunnelType::kIpip;
+  net::Port tunnel_port{};  // UDP, of kGue
+
+  /// The packet keeps its destination, port included.
+  [[nodiscard]] bool keeps_destination() const {
+    return forwarding == Forwarding::kDirectRouting || forwarding == Forwarding::kTunnel;
+  }
+  /// As in the annotation: `nat`, `gue:6080`.
+  [[nodiscard]] std::string text() const;
+  friend auto operator<=>(const ForwardingMethod&, const ForwardingMethod&) = default;
 };
 
 /// Something in an object that we cannot honour. Whatever it concerns is left out or takes its

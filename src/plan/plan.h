@@ -31,15 +31,16 @@ struct VirtualServerKey {
 };
 
 using model::AddressKind;
+using model::Forwarding;
+using model::ForwardingMethod;
 using model::Scheduler;
 using model::text;
-
-enum class Forwarding : std::uint8_t { kMasquerade, kDirectRouting, kTunnel, kFullNat };
+using model::TunnelType;
 
 struct RealServer {
   net::IpAddress address;
   net::Port port{};
-  Forwarding forwarding = Forwarding::kMasquerade;
+  ForwardingMethod method;
   bool is_local = false;  // on this node
   std::uint32_t weight = 1;
 

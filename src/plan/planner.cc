@@ -36,12 +36,14 @@ std::shared_ptr<const std::vector<T>> shared(std::vector<T> values,
   return std::make_shared<const std::vector<T>>(std::move(values));
 }
 
-std::vector<RealServer> real_servers(const model::ServicePortModel& port) {
+std::vector<RealServer> real_servers(const model::ServicePortModel& port,
+                                     const ForwardingMethod& method) {
   std::vector<RealServer> servers;
   servers.reserve(port.serving.size());
   for (const model::ServingEndpoint& endpoint : port.serving) {
     servers.push_back({.address = endpoint.address,
                        .port = endpoint.port,
+                       .method = method,
                        .is_local = endpoint.is_local,
                        .weight = endpoint.weight});
   }
@@ -67,10 +69,13 @@ bool must_masquerade(AddressKind kind, ClientClass client, net::Family family,
 }
 
 const VirtualServer* any_of_port(const std::vector<VirtualServerPtr>& servers,
-                                 const model::ServicePortModel& port) {
+                                 const model::ServicePortModel& port,
+                                 const ForwardingMethod& method) {
   const auto found = std::ranges::find_if(servers, [&](const VirtualServerPtr& server) {
+    const RealServers& reals = server->policy(ClientClass::kExternal).servers;
     return server->owner == port.name && server->key.protocol == port.protocol &&
-           server->key.address.family() == port.family;
+           server->key.address.family() == port.family &&
+           (reals->empty() || reals->front().method == method);
   });
   return found == servers.end() ? nullptr : found->get();
 }
@@ -169,10 +174,15 @@ std::vector<VirtualServerPtr> Planner::servers_of(const api::ObjectKey& key,
                                                   std::vector<model::Problem>& problems) const {
   std::vector<VirtualServerPtr> servers;
   for (const model::ServicePortModel& port : model.ports) {
-    const VirtualServer* former = any_of_port(old.claims, port);
-    const RealServers endpoints =
-        shared(real_servers(port),
-               former == nullptr ? nullptr : former->policy(ClientClass::kExternal).servers);
+    const auto endpoints_by = [&](const ForwardingMethod& method) {
+      const VirtualServer* former = any_of_port(old.claims, port, method);
+      return shared(real_servers(port, method),
+                    former == nullptr ? nullptr : former->policy(ClientClass::kExternal).servers);
+    };
+    const RealServers endpoints = endpoints_by(port.forwarding);
+    const RealServers translated =
+        port.forwarding.keeps_destination() ? endpoints_by({}) : endpoints;
+    const VirtualServer* former = any_of_port(old.claims, port, port.forwarding);
     const Sockets hairpin = shared(port.local, former == nullptr ? nullptr : former->hairpin);
     servers.reserve(servers.size() + port.addresses.size());
     for (const model::ServiceAddress& address : port.addresses) {
@@ -187,7 +197,8 @@ std::vector<VirtualServerPtr> Planner::servers_of(const api::ObjectKey& key,
       server->on_node_interface = address.on_node_interface;
       for (const ClientClass client : kAllClasses) {
         ClassPolicy& policy = server->classes.at(static_cast<std::size_t>(client));
-        policy.servers = endpoints;
+        // A node port is an address of the node's own: no server can have it, too.
+        policy.servers = address.kind == AddressKind::kNodePort ? translated : endpoints;
         policy.masquerade = must_masquerade(address.kind, client, port.family, node_);
       }
       server->hairpin = hairpin;

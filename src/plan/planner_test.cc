@@ -246,6 +246,33 @@ TEST(Planner, SettingsReachTheVirtualServer) {
   EXPECT_FALSE(rig.find("10.96.0.1:53")->one_packet);
 }
 
+TEST(Planner, ForwardingOfAllButNodePorts) {
+  Rig rig(test::facts({"192.0.2.1"}));
+  rig.put(service("ns/a")
+              .cluster("10.96.0.1")
+              .tcp("", 80, 30080)
+              .annotation("fairlead.io/forwarding", "direct"),
+          slice("ns/a-1", "a", {tcp("", 80)}, {"10.1.0.1"}));
+  const auto method_of = [&](std::string_view socket) {
+    return rig.find(socket)->policy(ClientClass::kPod).servers->front().method.forwarding;
+  };
+  EXPECT_EQ(method_of("10.96.0.1:80"), Forwarding::kDirectRouting);
+  EXPECT_EQ(method_of("192.0.2.1:30080"), Forwarding::kMasquerade);
+  EXPECT_THAT(rig.problems(), testing::IsEmpty());
+
+  // An endpoint more: each of the two lists changes, and is still shared.
+  rig.put(slice("ns/a-1", "a", {tcp("", 80)}, {"10.1.0.1", "10.1.0.2"}));
+  EXPECT_EQ(rig.find("10.96.0.1:80")->policy(ClientClass::kPod).servers->size(), 2U);
+  EXPECT_EQ(method_of("192.0.2.1:30080"), Forwarding::kMasquerade);
+
+  rig.put(slice("ns/a-1", "a", {tcp("", 8080)}, {"10.1.0.1"}));
+  EXPECT_EQ(method_of("10.96.0.1:80"), Forwarding::kMasquerade);
+  EXPECT_THAT(rig.problems(),
+              ElementsAre(HasSubstr("Service ns/a: metadata.annotations[fairlead.io/forwarding]: "
+                                    "direct leaves the port as it is, but port 80 leads to "
+                                    "endpoints on port 8080")));
+}
+
 TEST(Planner, TwoPortsOfOneServiceOnOneKey) {
   Rig rig;
   rig.put(service("ns/a").cluster("10.96.0.1").tcp("b", 80).tcp("a", 80));

@@ -21,20 +21,6 @@ constexpr std::array<std::pair<ClientClass, std::string_view>, kClientClasses> k
      {ClientClass::kPod, "pod"},
      {ClientClass::kNode, "node"}}};
 
-std::string_view text(Forwarding forwarding) {
-  switch (forwarding) {
-    case Forwarding::kMasquerade:
-      return "masquerade";
-    case Forwarding::kDirectRouting:
-      return "direct-routing";
-    case Forwarding::kTunnel:
-      return "tunnel";
-    case Forwarding::kFullNat:
-      return "full-nat";
-  }
-  return "?";
-}
-
 std::string_view text(EmptyVerdict verdict) {
   switch (verdict) {
     case EmptyVerdict::kReject:
@@ -102,8 +88,8 @@ std::string scheduler_text(const Scheduler& scheduler) {
 void append_servers(std::string& out, const std::vector<RealServer>& servers) {
   for (const RealServer& server : servers) {
     out += "  -> " + server.socket().text() + " weight " + std::to_string(server.weight);
-    if (server.forwarding != Forwarding::kMasquerade) {
-      out += " " + std::string(text(server.forwarding));
+    if (server.method.forwarding != Forwarding::kMasquerade) {
+      out += " " + server.method.text();
     }
     if (server.is_local) {
       out += " local";
@@ -130,7 +116,7 @@ Json servers_json(const std::vector<RealServer>& servers) {
   for (const RealServer& server : servers) {
     out.push_back(Json{{"address", server.address.text()},
                        {"port", net::number(server.port)},
-                       {"forwarding", text(server.forwarding)},
+                       {"forwarding", server.method.text()},
                        {"weight", server.weight},
                        {"local", server.is_local}});
   }
@@ -203,17 +189,27 @@ std::string ipvsadm_id(const VirtualServerKey& key) {
   return socket;
 }
 
-char ipvsadm_forwarding(Forwarding forwarding) {
-  switch (forwarding) {
+/// The forwarding option, and what follows the weight.
+std::pair<std::string_view, std::string> ipvsadm_forwarding(const ForwardingMethod& method) {
+  switch (method.forwarding) {
     case Forwarding::kMasquerade:
     case Forwarding::kFullNat:  // the kernel has none; masquerading comes nearest
-      return 'm';
+      return {" -m", ""};
     case Forwarding::kDirectRouting:
-      return 'g';
+      return {" -g", ""};
     case Forwarding::kTunnel:
-      return 'i';
+      break;
   }
-  return 'm';
+  switch (method.tunnel) {
+    case TunnelType::kIpip:
+      return {" -i", " --tun-type ipip"};
+    case TunnelType::kGue:
+      return {" -i", " --tun-type gue --tun-port " +
+                         std::to_string(net::number(method.tunnel_port)) + " --tun-nocsum"};
+    case TunnelType::kGre:
+      return {" -i", " --tun-type gre --tun-nocsum"};
+  }
+  return {" -i", ""};
 }
 
 }  // namespace
@@ -292,8 +288,9 @@ std::string print_ipvsadm(std::span<const VirtualServerPtr> servers) {
     }
     out += "\n";
     for (const RealServer& real : *main_policy(*server).servers) {
-      out += "-a " + id + " -r " + real.socket().text() + " -" +
-             ipvsadm_forwarding(real.forwarding) + " -w " + std::to_string(real.weight) + "\n";
+      const auto& [option, tunnel] = ipvsadm_forwarding(real.method);
+      out += "-a " + id + " -r " + real.socket().text() + std::string(option) + " -w " +
+             std::to_string(real.weight) + tunnel + "\n";
     }
   }
   return out;

@@ -115,7 +115,7 @@ TEST(Print, Json) {
         {
           "address": "198.51.100.9",
           "port": 8080,
-          "forwarding": "masquerade",
+          "forwarding": "nat",
           "weight": 1,
           "local": true
         }
@@ -130,7 +130,7 @@ TEST(Print, Json) {
 TEST(Print, ClientClassesThatDiffer) {
   const auto servers = [](const char* address) {
     return std::make_shared<const std::vector<RealServer>>(
-        1, RealServer{.address = ip(address), .port = port(8080)});
+        1, RealServer{.address = ip(address), .port = port(8080), .method = {}});
   };
   auto server = std::make_shared<VirtualServer>();
   server->key = {ip("198.51.100.1"), port(80), net::Protocol::kTcp};
@@ -154,6 +154,33 @@ TEST(Print, ClientClassesThatDiffer) {
   EXPECT_THAT(print_ipvsadm(plan), testing::Not(testing::HasSubstr("10.1.0.2")));
   EXPECT_THAT(print_json(plan, {}), testing::HasSubstr(R"("ifEmpty": "reject",
           "realServers": [)"));
+}
+
+TEST(Print, ForwardingMethods) {
+  Rig rig;
+  for (const auto& [name, method] :
+       {std::pair("d", "direct"), std::pair("e", "ipip"), std::pair("f", "gue:6080"),
+        std::pair("g", "gre"), std::pair("h", "fullnat")}) {
+    rig.put(service("ns/" + std::string(name))
+                .cluster("10.96.0." + std::to_string(name[0] - 'a'))
+                .tcp("", 80)
+                .annotation("fairlead.io/forwarding", method),
+            slice("ns/" + std::string(name) + "-1", name, {tcp("", 80)}, {"198.51.100.1"}));
+  }
+  EXPECT_EQ(print_ipvsadm(rig.planner().full().put), R"(-A -t 10.96.0.3:80 -s rr
+-a -t 10.96.0.3:80 -r 198.51.100.1:80 -g -w 1
+-A -t 10.96.0.4:80 -s rr
+-a -t 10.96.0.4:80 -r 198.51.100.1:80 -i -w 1 --tun-type ipip
+-A -t 10.96.0.5:80 -s rr
+-a -t 10.96.0.5:80 -r 198.51.100.1:80 -i -w 1 --tun-type gue --tun-port 6080 --tun-nocsum
+-A -t 10.96.0.6:80 -s rr
+-a -t 10.96.0.6:80 -r 198.51.100.1:80 -i -w 1 --tun-type gre --tun-nocsum
+-A -t 10.96.0.7:80 -s rr
+-a -t 10.96.0.7:80 -r 198.51.100.1:80 -m -w 1
+)");
+  const std::string table = print_text(rig.planner().full().put, {});
+  EXPECT_THAT(table, testing::HasSubstr("198.51.100.1:80 weight 1 direct\n"));
+  EXPECT_THAT(table, testing::HasSubstr("198.51.100.1:80 weight 1 gue:6080\n"));
 }
 
 TEST(Print, JsonOfTextThatIsNotUtf8) {

@@ -143,10 +143,11 @@ Bytes with_network_header(const Packet& packet, const End& from, const End& to,
   const std::uint16_t offset = packet.fragment_offset.value_or(0);
   if (from.address.size() == 4) {
     put16(out, 0x0800);
-    put16(out, 0x4500);
+    put16(out, 0x4500U | packet.traffic_class);
     put16(out, static_cast<std::uint32_t>(20 + payload.size()));
     put16(out, packet.id);
-    put16(out, (offset / 8U) | (packet.more_fragments ? 0x2000U : 0U));
+    put16(out, (offset / 8U) | (packet.more_fragments ? 0x2000U : 0U) |
+                   (packet.dont_fragment ? 0x4000U : 0U));
     out.push_back(packet.ttl);
     out.push_back(protocol);
     put16(out, 0);
@@ -170,7 +171,7 @@ Bytes with_network_header(const Packet& packet, const End& from, const End& to,
       }
     }
     put16(out, 0x86dd);
-    put32(out, 0x60000000);
+    put32(out, 0x60000000U | std::uint32_t{packet.traffic_class} << 20U);
     put16(out, static_cast<std::uint32_t>(extensions.size() + payload.size()));
     out.push_back(kinds.empty() ? protocol : kinds.front());
     out.push_back(packet.ttl);
@@ -195,7 +196,8 @@ std::string end_text(std::span<const std::uint8_t> address, std::optional<std::u
 
 struct Network {
   Bytes source, destination;
-  std::uint8_t protocol = 0;
+  std::uint8_t protocol = 0, ttl = 0, traffic_class = 0;
+  bool dont_fragment = false;
   std::size_t transport = 0;  // offset
   std::size_t end = 0;
   bool later_fragment = false, fragment = false;
@@ -210,6 +212,9 @@ Network read_network(std::span<const std::uint8_t> in, std::size_t at, bool whol
     require(internet_checksum(in.subspan(at, header)) == 0, "IPv4 checksum is wrong");
     network.end = at + get16(in, at + 2);
     network.protocol = in[at + 9];
+    network.ttl = in[at + 8];
+    network.traffic_class = in[at + 1];
+    network.dont_fragment = (in[at + 6] & 0x40U) != 0;
     network.transport = at + header;
     network.source.assign(&in[at + 12], &in[at + 16]);
     network.destination.assign(&in[at + 16], &in[at + 20]);
@@ -221,6 +226,8 @@ Network read_network(std::span<const std::uint8_t> in, std::size_t at, bool whol
     network.source.assign(&in[at + 8], &in[at + 24]);
     network.destination.assign(&in[at + 24], &in[at + 24] + 16);
     network.protocol = in[at + 6];
+    network.ttl = in[at + 7];
+    network.traffic_class = static_cast<std::uint8_t>(get16(in, at) >> 4U);
     network.transport = at + 40;
     while (network.protocol == IPPROTO_DSTOPTS || network.protocol == IPPROTO_FRAGMENT) {
       if (network.protocol == IPPROTO_FRAGMENT) {
@@ -274,6 +281,7 @@ Read read(std::span<const std::uint8_t> frame) {
   const Network network = read_network(frame, kEthernet, true);
   const auto transport = frame.subspan(network.transport);
   out.protocol = network.protocol;
+  out.ttl = network.ttl;
   const std::uint32_t pseudo =
       pseudo_sum(network.source, network.destination, network.protocol, transport.size());
   if (network.protocol == IPPROTO_ICMP || network.protocol == IPPROTO_ICMPV6) {
@@ -283,6 +291,7 @@ Read read(std::span<const std::uint8_t> frame) {
     out.destination = end_text(network.destination, std::nullopt);
     out.icmp_type = transport[0];
     out.icmp_code = transport[1];
+    out.icmp_rest = get32(transport, 4);
     const Network quoted = read_network(frame, network.transport + 8, false);
     out.quoted_source = end_text(quoted.source, get16(frame, quoted.transport));
     out.quoted_destination = end_text(quoted.destination, get16(frame, quoted.transport + 2));
@@ -315,6 +324,48 @@ Read read(std::span<const std::uint8_t> frame) {
       break;
     }
   }
+  return out;
+}
+
+Opened open_tunnel(std::span<const std::uint8_t> frame) {
+  const Network network = read_network(frame, kEthernet, true);
+  Opened out;
+  out.outer =
+      end_text(network.source, std::nullopt) + " > " + end_text(network.destination, std::nullopt);
+  out.ttl = network.ttl;
+  out.traffic_class = network.traffic_class;
+  out.dont_fragment = network.dont_fragment;
+  std::size_t at = network.transport;
+  std::uint8_t inner = network.protocol;
+  switch (network.protocol) {
+    case IPPROTO_IPIP:
+    case IPPROTO_IPV6:
+      out.type = "ipip";
+      break;
+    case IPPROTO_UDP:
+      require(get16(frame, at + 4) == frame.size() - at, "length of the UDP header is wrong");
+      require(get16(frame, at + 6) == 0, "a tunnel with a checksum");
+      require(frame[at + 8] == 0 && get16(frame, at + 10) == 0, "not a plain GUE header");
+      out.type = "gue:" + std::to_string(get16(frame, at + 2));
+      inner = frame[at + 9];
+      at += 12;
+      break;
+    case IPPROTO_GRE:
+      require(get16(frame, at) == 0, "not a plain GRE header");
+      out.type = "gre";
+      inner = get16(frame, at + 2) == 0x0800 ? IPPROTO_IPIP : IPPROTO_IPV6;
+      require(inner == IPPROTO_IPIP || get16(frame, at + 2) == 0x86dd,
+              "GRE of an unknown protocol");
+      at += 4;
+      break;
+    default:
+      require(false, "not a tunnel's packet");
+  }
+  require(inner == (frame[at] >> 4U == 4 ? IPPROTO_IPIP : IPPROTO_IPV6),
+          "the inner protocol is not the one announced");
+  out.inner.assign(frame.begin(), frame.begin() + 12);
+  put16(out.inner, inner == IPPROTO_IPIP ? 0x0800 : 0x86dd);
+  out.inner.insert(out.inner.end(), frame.begin() + static_cast<std::ptrdiff_t>(at), frame.end());
   return out;
 }
 

@@ -28,6 +28,8 @@ struct Packet {
   std::size_t payload = 0;
   bool udp_checksum = true;
   std::uint8_t ttl = 64;
+  std::uint8_t traffic_class = 0;
+  bool dont_fragment = false;
   /// IPv6: so many destination options headers of 8 bytes before the transport header.
   int extensions = 0;
   /// Fragment: offset in bytes, and whether more follow; both unset: whole.
@@ -49,7 +51,9 @@ struct Read {
   std::uint8_t protocol = 0;
   std::uint8_t tcp_flags = 0;
   std::uint32_t sequence = 0, acknowledged = 0;
+  std::uint8_t ttl = 0;
   std::uint8_t icmp_type = 0, icmp_code = 0;
+  std::uint32_t icmp_rest = 0;  // the second word: an MTU
   std::string quoted_source, quoted_destination;
   std::array<std::uint8_t, 6> source_mac{}, destination_mac{};
   bool has_checksum = true;
@@ -58,5 +62,15 @@ struct Read {
   [[nodiscard]] std::string text() const { return source + " > " + destination; }
 };
 [[nodiscard]] Read read(std::span<const std::uint8_t> frame);
+
+/// A tunnel's packet taken apart. Throws as read() does.
+struct Opened {
+  std::string outer;  // `192.0.2.1 > 192.0.2.2`
+  std::string type;   // `ipip`, `gue:6080`, `gre`
+  std::uint8_t ttl = 0, traffic_class = 0;
+  bool dont_fragment = false;
+  Bytes inner;  // as a frame
+};
+[[nodiscard]] Opened open_tunnel(std::span<const std::uint8_t> frame);
 
 }  // namespace fairlead::packets

@@ -4,9 +4,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <cstring>
+#include <map>
+#include <net/if.h>
 #include <stdexcept>
+#include <sys/mman.h>
 
 #include "bpf/options.h"
+#include "router.h"
 
 namespace fairlead::packets {
 namespace {
@@ -47,24 +51,75 @@ bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_
   return key;
 }
 
-}  // namespace
+/// Verifying takes most of a test's time, so an object is cleared and used again. By max_flows.
+std::map<std::uint32_t, bpf_object*> idle;
 
-Programs::Programs(std::uint32_t max_flows) {
+bpf_object* load(std::uint32_t max_flows) {
   libbpf_set_print(keep_log);
   last_log.clear();
-  object_ = bpf_object__open_file(FAIRLEAD_BPF_OBJECT, nullptr);
-  if (object_ == nullptr) {
+  bpf_object* object = bpf_object__open_file(FAIRLEAD_BPF_OBJECT, nullptr);
+  if (object == nullptr) {
     throw std::runtime_error(std::string("cannot open ") + FAIRLEAD_BPF_OBJECT);
   }
-  bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, "flows"), max_flows);
+  bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "flows"), max_flows);
   for (const char* name : {"slots", "clients", "numbers", "fragments", "half"}) {
-    bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, name), 65536);
+    bpf_map__set_max_entries(bpf_object__find_map_by_name(object, name), 65536);
   }
   for (const char* name : {"rs", "rs_counts", "vs", "vs_counts"}) {
-    bpf_map__set_max_entries(bpf_object__find_map_by_name(object_, name), 2048);
+    bpf_map__set_max_entries(bpf_object__find_map_by_name(object, name), 2048);
   }
-  if (bpf_object__load(object_) != 0) {
+  if (bpf_object__load(object) != 0) {
     throw std::runtime_error("the kernel refuses the programs: " + last_log);
+  }
+  return object;
+}
+
+void clear(const bpf_object* object) {
+  bpf_map* map = nullptr;
+  bpf_object__for_each_map(map, object) {
+    const int fd = bpf_map__fd(map);
+    const std::size_t entries = bpf_map__max_entries(map);
+    switch (bpf_map__type(map)) {
+      case BPF_MAP_TYPE_ARRAY:
+        if ((bpf_map__map_flags(map) & BPF_F_MMAPABLE) != 0) {
+          const std::size_t size = (bpf_map__value_size(map) + 7) / 8 * 8 * entries;
+          void* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+          if (memory == MAP_FAILED) {
+            throw std::runtime_error(std::string("cannot clear map ") + bpf_map__name(map));
+          }
+          std::memset(memory, 0, size);
+          ::munmap(memory, size);
+        }
+        break;
+      case BPF_MAP_TYPE_PERCPU_ARRAY: {
+        const std::vector<std::uint8_t> zeros((bpf_map__value_size(map) + 7) / 8 * 8 *
+                                              static_cast<std::size_t>(libbpf_num_possible_cpus()));
+        for (std::uint32_t key = 0; key < entries; ++key) {
+          bpf_map_update_elem(fd, &key, zeros.data(), BPF_ANY);
+        }
+        break;
+      }
+      default: {
+        std::vector<std::uint8_t> key(bpf_map__key_size(map));
+        while (bpf_map_get_next_key(fd, nullptr, key.data()) == 0 &&
+               bpf_map_delete_elem(fd, key.data()) == 0) {
+        }
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Programs::Programs(std::uint32_t max_flows) : max_flows_(max_flows) {
+  const auto kept = idle.find(max_flows);
+  if (kept != idle.end()) {
+    object_ = kept->second;
+    idle.erase(kept);
+    clear(object_);
+  } else {
+    object_ = load(max_flows);
   }
   bpf::fl_config config{};
   config.layout = FL_LAYOUT;
@@ -82,7 +137,11 @@ Programs::Programs(std::uint32_t max_flows) {
   put("config", std::uint32_t{0}, config);
 }
 
-Programs::~Programs() { bpf_object__close(object_); }
+Programs::~Programs() {
+  if (!idle.emplace(max_flows_, object_).second) {
+    bpf_object__close(object_);
+  }
+}
 
 int Programs::map(const char* name) const { return bpf_object__find_map_fd_by_name(object_, name); }
 
@@ -121,6 +180,10 @@ std::uint32_t Programs::add(const Service& service) {
     real.addr = bpf::to_abi(at.address);
     real.port = bpf::to_abi(at.port);
     real.state = bpf::FL_RS_UP;
+    real.forwarding = static_cast<std::uint8_t>(server.forwarding);
+    real.tunnel = static_cast<std::uint8_t>(server.tunnel);
+    real.tunnel_port = bpf::to_abi(net::Port{server.tunnel_port});
+    real.is_local = server.is_local ? 1 : 0;
     real.weight = server.weight;
     real.generation = 1;
     real.vs = number;
@@ -174,11 +237,18 @@ void Programs::set_server_state(std::uint32_t number, bpf::fl_rs_state state) {
   put("rs", number, server);
 }
 
+void Programs::set_server_forwarding(std::uint32_t number, bpf::fl_forwarding forwarding) {
+  auto server = *get<bpf::fl_rs>("rs", number);
+  server.forwarding = static_cast<std::uint8_t>(forwarding);
+  put("rs", number, server);
+}
+
 void Programs::set_hide(const std::string& v4, const std::string& v6) {
   bpf::fl_device device{};
   device.hide4 = bpf::to_abi(*net::IpAddress::parse(v4));
   device.hide6 = bpf::to_abi(*net::IpAddress::parse(v6));
   put("devices", std::uint32_t{1}, device);  // test runs come from the loopback device
+  put("devices", std::uint32_t{if_nametoindex(kServerDevice)}, device);
   note(bpf::FL_INGRESS, device.hide4);
   note(bpf::FL_INGRESS, device.hide6);
 }

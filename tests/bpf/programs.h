@@ -28,6 +28,10 @@ inline constexpr int kPass = -1, kShot = 2, kRedirect = 7;
 struct Server {
   std::string address;  // with port
   std::uint32_t weight = 1;
+  bpf::fl_forwarding forwarding = bpf::FL_MASQUERADE;
+  bpf::fl_tunnel tunnel = bpf::FL_IPIP;
+  std::uint16_t tunnel_port = 6080;
+  bool is_local = false;
 };
 
 /// A virtual server as its slots and entries; a small stand-in for the plane.
@@ -55,7 +59,8 @@ class Programs {
   /// Number of a service's real server.
   [[nodiscard]] std::uint32_t server_number(std::uint32_t service, std::size_t index) const;
   void set_server_state(std::uint32_t number, bpf::fl_rs_state state);
-  /// What hidden clients look like.
+  void set_server_forwarding(std::uint32_t number, bpf::fl_forwarding forwarding);
+  /// What hidden clients look like, and the node to servers in tunnels.
   void set_hide(const std::string& v4, const std::string& v6);
   /// Seconds for a state.
   void set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds);
@@ -88,6 +93,7 @@ class Programs {
   [[nodiscard]] std::optional<Value> get(const char* name, const Key& key) const;
   void note(bpf::fl_point point, const bpf::fl_addr& address);
 
+  std::uint32_t max_flows_;
   bpf_object* object_ = nullptr;
   std::uint32_t next_vs_ = 1, next_rs_ = 1, next_slot_ = 1;
   std::vector<std::vector<std::uint32_t>> servers_{1};  // numbers, by service

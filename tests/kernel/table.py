@@ -87,7 +87,7 @@ class IpvsTable(Table):
 class EbpfTable(Table):
     """The maps of our BPF programs, as the program prints them."""
 
-    _METHODS = {"masquerade": "Masq", "direct": "Route", "tunnel": "Tunnel"}
+    _METHODS = {"nat": "Masq", "fullnat": "Masq", "direct": "Route", "tunnel": "Tunnel"}
     _FLAGS = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
     # In the order of enum fl_event.
     EVENTS = (

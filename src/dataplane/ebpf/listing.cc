@@ -19,8 +19,7 @@ constexpr std::array<std::string_view, bpf::FL_TCP_STATES> kTcpStates = {
 constexpr std::array<std::string_view, bpf::FL_SCTP_STATES> kSctpStates = {
     "NONE",     "INIT1",       "INIT",   "C-SENT",     "C-REPLIED",  "C-WAIT",   "COOKIE",
     "C-ECHOED", "ESTABLISHED", "S-SENT", "S-RECEIVED", "S-ACK-SENT", "REJECTED", "CLOSED"};
-constexpr std::array<std::string_view, 5> kForwarding = {"masquerade", "direct", "tunnel",
-                                                         "fullnat", "local"};
+constexpr std::array<std::string_view, 4> kForwarding = {"nat", "direct", "tunnel", "fullnat"};
 constexpr std::array<std::string_view, 4> kServerStates = {"free", "up", "draining", "gone"};
 
 template <std::size_t kSize>
@@ -191,8 +190,8 @@ Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std:
 }
 
 std::vector<std::string_view> event_names() {
-  return {"new",       "refused", "dropped",     "table_full", "no_port",
-          "malformed", "stray",   "server_gone", "fragment",   "reused"};
+  return {"new",   "refused",     "dropped",  "table_full", "no_port",  "malformed",
+          "stray", "server_gone", "fragment", "reused",     "no_route", "too_big"};
 }
 
 }  // namespace fairlead::dataplane::ebpf

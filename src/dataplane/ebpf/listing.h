@@ -19,7 +19,7 @@ struct Totals {
 
 struct ListedRealServer {
   net::SocketAddress socket;
-  std::string forwarding;    // masquerade, direct, tunnel, fullnat, local
+  std::string forwarding;    // nat, direct, tunnel, fullnat
   std::string state;         // up, draining, gone
   std::uint32_t weight = 0;  // 0 for one that leaves
   std::uint32_t active = 0, inactive = 0, persistent = 0;

@@ -64,6 +64,26 @@ bpf::fl_forwarding forwarding_of(plan::Forwarding forwarding) {
   return bpf::FL_MASQUERADE;
 }
 
+bpf::fl_tunnel tunnel_of(plan::TunnelType tunnel) {
+  switch (tunnel) {
+    case plan::TunnelType::kIpip:
+      return bpf::FL_IPIP;
+    case plan::TunnelType::kGue:
+      return bpf::FL_GUE;
+    case plan::TunnelType::kGre:
+      return bpf::FL_GRE;
+  }
+  return bpf::FL_IPIP;
+}
+
+/// What may change while the server has connections. The method is that of new ones.
+void describe(bpf::fl_rs& place, const plan::RealServer& server) {
+  place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.method.forwarding));
+  place.tunnel = static_cast<std::uint8_t>(tunnel_of(server.method.tunnel));
+  place.tunnel_port = bpf::to_abi(server.method.tunnel_port);
+  place.is_local = server.is_local ? 1 : 0;
+}
+
 }  // namespace
 
 Plane::Plane(std::unique_ptr<Host> host, PlaneConfig config)
@@ -174,8 +194,7 @@ Status Plane::place_servers(Entry& entry, TimePoint now) {
     if (server.weight > 0) {
       place.last_weight = server.weight;
     }
-    place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.forwarding));
-    place.is_local = server.is_local ? 1 : 0;
+    describe(place, server);
   }
   for (Real& real : entry.walk) {
     if (std::ranges::none_of(wanted, [&](const plan::RealServer& server) {
@@ -202,13 +221,12 @@ Status Plane::add_server(Entry& entry, const plan::RealServer& server) {
   bpf::fl_rs place{};
   place.addr = bpf::to_abi(server.address);
   place.port = bpf::to_abi(server.port);
-  place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.forwarding));
   place.state = bpf::FL_RS_UP;
   place.weight = server.weight;
   place.last_weight = server.weight;
   place.generation = tables_->rs()[real.number].generation + 1;
   place.vs = entry.number;
-  place.is_local = server.is_local ? 1 : 0;
+  describe(place, server);
   tables_->rs_counts()[real.number] = {};
   tables_->rs()[real.number] = place;
   note(bpf::FL_EGRESS, place.addr, 1);

@@ -143,6 +143,11 @@ bool Sweep::is_over(const bpf::FlowEntry& forward, std::uint32_t now) {
   if (static_cast<std::int32_t>(now - forward.value.seen) <= static_cast<std::int32_t>(timeout)) {
     return false;
   }
+  if ((forward.value.flags & bpf::FL_FLOW_NO_OUTPUT) != 0) {
+    const Result<bpf::fl_flow> same = tables_.find_flow(forward.key);
+    return !same ||
+           static_cast<std::int32_t>(now - same->seen) > static_cast<std::int32_t>(timeout);
+  }
   // Silent; but the other direction may speak. And both may have changed since they were read.
   const Result<bpf::fl_flow> again = tables_.find_flow(forward.key);
   const Result<bpf::fl_flow> reply = tables_.find_flow(key_of_reply(forward.key, forward.value));
@@ -154,8 +159,12 @@ bool Sweep::is_over(const bpf::FlowEntry& forward, std::uint32_t now) {
 }
 
 void Sweep::end(const bpf::FlowEntry& forward) {
-  std::vector<bpf::fl_tuple> keys = {forward.key, key_of_reply(forward.key, forward.value)};
-  const Result<bpf::fl_flow> reply = tables_.find_flow(keys.back());
+  std::vector<bpf::fl_tuple> keys = {forward.key};
+  Result<bpf::fl_flow> reply = fail(ErrorKind::kNotFound, "replies are not seen");
+  if ((forward.value.flags & bpf::FL_FLOW_NO_OUTPUT) == 0) {
+    keys.push_back(key_of_reply(forward.key, forward.value));
+    reply = tables_.find_flow(keys.back());
+  }
   if ((forward.value.flags & bpf::FL_FLOW_HIDDEN) != 0) {
     keys.push_back(key_of_hide(forward.key, forward.value));
     if (const Result<bpf::fl_flow> hide = tables_.find_flow(keys.back())) {
