@@ -88,11 +88,12 @@ class EbpfTable(Table):
     """The maps of our BPF programs, as the program prints them."""
 
     _METHODS = {"nat": "Masq", "fullnat": "Masq", "direct": "Route", "tunnel": "Tunnel"}
+    _OPTIONS = {"nat": "-m", "fullnat": "-m", "direct": "-g", "tunnel": "-i"}
     _FLAGS = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
     # In the order of enum fl_event.
     EVENTS = (
         "new", "refused", "dropped", "table_full", "no_port", "malformed", "stray", "server_gone",
-        "fragment", "reused",
+        "fragment", "reused", "no_route", "too_big",
     )  # fmt: skip
 
     def __init__(self, pin_directory):
@@ -150,7 +151,8 @@ class EbpfTable(Table):
             lines.append(f"-A {virtual} -s {row['scheduler']}{persistence}")
             for server in row["real_servers"]:
                 real = endpoint_text(server["address"], server["port"])
-                lines.append(f"-a {virtual} -r {real} -m -w {server['weight']}")
+                method = self._OPTIONS[server["forwarding"]]
+                lines.append(f"-a {virtual} -r {real} {method} -w {server['weight']}")
         return sorted(lines)
 
     def flows_to(self, server, protocol, address, port):
