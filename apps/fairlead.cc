@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "config/config.h"
+#include "proxy/mode.h"
 #include "proxy/plan_command.h"
 #include "proxy/proxy.h"
 #include "proxy/state_command.h"
@@ -19,6 +20,7 @@ constexpr const char* kUsage = R"(Fairlead, the service proxy of a Kubernetes no
 
   fairlead run [FLAGS]    serve this node until stopped
   fairlead plan [FLAGS]   print what would be programmed; needs no privileges
+  fairlead doctor         tell what this kernel has, and which data plane would serve
   fairlead get WHAT       print the ebpf data plane's table or connections
   fairlead cleanup        take the ebpf data plane out of the kernel
   fairlead version        print the version
@@ -97,6 +99,9 @@ int main(int argc, char** argv) {
   }
   if (command == "get") {
     return state(fairlead::config::parse_get_flags(args), fairlead::proxy::print_state);
+  }
+  if (command == "doctor") {
+    return state(fairlead::config::parse_doctor_flags(args), fairlead::proxy::examine);
   }
   if (command == "cleanup") {
     return state(fairlead::config::parse_cleanup_flags(args), fairlead::proxy::clean_up);

@@ -89,9 +89,11 @@ struct PlanCommand {
   Config config;
   std::string output = "text";  // text, json, ipvsadm
 };
-/// `get table|connections` and `cleanup`: what the ebpf plane holds, and its end.
+/// `get table|connections`, `cleanup` and `doctor`: what the ebpf plane holds, its end, and whether
+/// it could be here.
 struct StateCommand {
-  std::string what;  // table, connections
+  std::string what;    // table, connections
+  std::string cgroup;  // doctor; empty: where cgroup2 is mounted
   std::string pin_dir = "/sys/fs/bpf/fairlead";
   std::string output = "text";  // text, json
 };
@@ -101,6 +103,7 @@ struct ParsedState {
   int exit_code = 0;
 };
 [[nodiscard]] Result<ParsedState> parse_get_flags(const std::vector<std::string>& args);
+[[nodiscard]] Result<ParsedState> parse_doctor_flags(const std::vector<std::string>& args);
 [[nodiscard]] Result<ParsedState> parse_cleanup_flags(const std::vector<std::string>& args);
 
 struct ParsedPlan {

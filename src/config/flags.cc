@@ -259,7 +259,7 @@ void add_plan_flags(CLI::App& app, Raw& raw) {
   app.add_option("--hostname-override,--node", raw.hostname_override,
                  "Name of this node (default: the host's name)");
   app.add_option("--proxy-mode", raw.proxy_mode,
-                 "Data plane: ipvs or ebpf; empty: ipvs where the kernel has it, else ebpf");
+                 "Data plane: ebpf or ipvs; empty: ebpf where it can work, else ipvs");
   app.add_option("--service-cluster-ip-range", raw.service_cluster_ip_range,
                  "Where ClusterIPs come from that manifests leave out")
       ->capture_default_str();
@@ -482,6 +482,18 @@ Result<ParsedState> parse_get_flags(const std::vector<std::string>& args) {
   app.add_option("what", command.what, "table (virtual and real servers) or connections")
       ->required()
       ->check(CLI::IsMember({"table", "connections"}));
+  app.add_option("-o,--output", command.output, "text or json")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json"}));
+  return parse_state(app, args, command);
+}
+
+Result<ParsedState> parse_doctor_flags(const std::vector<std::string>& args) {
+  CLI::App app("Tells what this kernel has for the data planes, and which would be chosen.",
+               "fairlead doctor");
+  StateCommand command;
+  app.add_option("--ebpf-cgroup", command.cgroup,
+                 "cgroup2 folder below which socket hooks are tried (default: cgroup2's root)");
   app.add_option("-o,--output", command.output, "text or json")
       ->capture_default_str()
       ->check(CLI::IsMember({"text", "json"}));

@@ -19,9 +19,6 @@ namespace {
 
 constexpr auto kProbeDeadline = std::chrono::seconds(5);
 
-constexpr std::string_view kIpvs = "ipvs";
-constexpr std::string_view kEbpf = "ebpf";
-
 // IPv6 is served where the kernel has it, and ip6tables where rules are needed; else this node is
 // single stack.
 bool ipv6_is_usable(bool needs_rules) {
@@ -38,17 +35,6 @@ bool ipv6_is_usable(bool needs_rules) {
     return false;
   }
   return true;
-}
-
-/// What an empty --proxy-mode stands for on this kernel.
-std::string_view best_mode() {
-  const auto kernel = dataplane::ipvs::open_kernel();
-  if (kernel) {
-    log::info("proxy mode is chosen", {{"mode", kIpvs}, {"reason", "the kernel has IPVS"}});
-    return kIpvs;
-  }
-  log::info("proxy mode is chosen", {{"mode", kEbpf}, {"reason", kernel.error().text()}});
-  return kEbpf;
 }
 
 dataplane::Worker::Factory ipvs_factory(const config::Config& config, const model::NodeFacts& facts,
@@ -89,14 +75,15 @@ dataplane::Worker::Factory ebpf_factory(const config::Config& config,
 
 }  // namespace
 
-Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options)
+Proxy::Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options,
+             const Mode& mode)
     : loop_(loop),
       config_(std::move(config)),
       has_ipv6_(options.ipv6),
       store_(config_.node_name),
       planner_(store_, std::move(options)),
       runner_(loop, config_.min_sync_period, [this] { sync(); }),
-      status_(loop, config_,
+      status_(loop, config_, mode,
               StatusServer::View{.node_eligible =
                                      [this] {
                                        const api::Node* node = store_.node();
@@ -198,7 +185,8 @@ void Proxy::start_plane() {
 
 void Proxy::plane_started(const Status& status) {
   if (!status) {
-    fatal("the data plane cannot work", status.error());
+    fatal("the data plane cannot work; `fairlead doctor` tells what this kernel has",
+          status.error());
     return;
   }
   plane_ready_ = true;
@@ -241,12 +229,18 @@ int run(config::Config config) {
     log::error("cannot start", {{"error", options.error().text()}});
     return 1;
   }
-  if (config.proxy_mode.empty()) {
-    config.proxy_mode = best_mode();
+  const auto mode =
+      choose_mode(config.proxy_mode, kernel_support(config.ebpf_pin_dir, config.ebpf_cgroup));
+  if (!mode) {
+    log::error("no data plane can work here; `fairlead doctor` tells more",
+               {{"error", mode.error().text()}});
+    return 1;
   }
+  log::info("proxy mode is chosen", {{"mode", mode->name}, {"reason", mode->reason}});
+  config.proxy_mode = mode->name;
   options->ipv6 = ipv6_is_usable(config.proxy_mode == kIpvs);
   const auto loop = event::make_uv_loop();
-  Proxy proxy(*loop, std::move(config), std::move(*options));
+  Proxy proxy(*loop, std::move(config), std::move(*options), *mode);
   if (const Status status = proxy.start(); !status) {
     log::error("cannot start", {{"error", status.error().text()}});
     return 1;

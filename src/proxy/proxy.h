@@ -18,6 +18,7 @@
 #include "event/loop.h"
 #include "event/rate.h"
 #include "plan/planner.h"
+#include "proxy/mode.h"
 #include "proxy/node_watch.h"
 #include "proxy/source.h"
 #include "proxy/status.h"
@@ -27,7 +28,8 @@ namespace fairlead::proxy {
 
 class Proxy {
  public:
-  Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options);
+  /// `config.proxy_mode` is `mode.name`.
+  Proxy(event::UvLoop& loop, config::Config config, model::ModelOptions options, const Mode& mode);
   Proxy(const Proxy&) = delete;
   Proxy& operator=(const Proxy&) = delete;
   ~Proxy() = default;

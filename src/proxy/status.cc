@@ -20,10 +20,10 @@ double unix_seconds() {
 
 }  // namespace
 
-StatusServer::StatusServer(event::Loop& loop, const config::Config& config, View view)
+StatusServer::StatusServer(event::Loop& loop, const config::Config& config, Mode mode, View view)
     : loop_(loop),
       hard_fail_(config.bind_address_hard_fail),
-      mode_(config.proxy_mode),
+      mode_(std::move(mode)),
       view_(std::move(view)),
       health_(2 * config.sync_period),
       retry_(loop, kListenRetry, [this] {
@@ -41,13 +41,15 @@ StatusServer::StatusServer(event::Loop& loop, const config::Config& config, View
                             },
                         .server = nullptr,
                         .last_error = {}});
-  listeners_.push_back(
-      {.name = "metrics",
-       .address = config.metrics_bind_address,
-       .routes =
-           [this] { return health::metrics_pages(metrics_, mode_, [this] { return statusz(); }); },
-       .server = nullptr,
-       .last_error = {}});
+  listeners_.push_back({.name = "metrics",
+                        .address = config.metrics_bind_address,
+                        .routes =
+                            [this] {
+                              return health::metrics_pages(metrics_, mode_.name,
+                                                           [this] { return statusz(); });
+                            },
+                        .server = nullptr,
+                        .last_error = {}});
 }
 
 Status StatusServer::open() {
@@ -142,7 +144,8 @@ std::string StatusServer::statusz() const {
     failures.push_back(
         {{"object", failure.object}, {"error", failure.error}, {"attempts", failure.attempts}});
   }
-  const json page = {{"mode", mode_},
+  const json page = {{"mode", mode_.name},
+                     {"modeReason", mode_.reason},
                      {"synced", summary_.synced},
                      {"upToDate", summary_.synced && summary_.generation == planned_},
                      {"virtualServers", summary_.virtual_servers},

@@ -20,6 +20,7 @@
 #include "health/sync_health.h"
 #include "metrics/metrics.h"
 #include "net/address.h"
+#include "proxy/mode.h"
 
 namespace fairlead::proxy {
 
@@ -31,7 +32,7 @@ class StatusServer {
     std::function<std::vector<std::string>()> problems;  // of objects and sources
   };
 
-  StatusServer(event::Loop& loop, const config::Config& config, View view);
+  StatusServer(event::Loop& loop, const config::Config& config, Mode mode, View view);
 
   /// Listens. A listen that fails is retried every few seconds, or is an error with
   /// --bind-address-hard-fail.
@@ -58,7 +59,7 @@ class StatusServer {
 
   event::Loop& loop_;
   bool hard_fail_;
-  std::string mode_;
+  Mode mode_;
   View view_;
   metrics::Metrics metrics_;
   health::SyncHealth health_;
