@@ -58,7 +58,8 @@ static __always_inline int refuse_if_ours(struct packet* p) {
   return number ? finally(p, REFUSE) : PASS;
 }
 
-GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
+GLOBAL int new_connection(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
   struct fl_vs_key key;
   struct choice choice;
   struct fl_vs* server;
@@ -145,7 +146,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, struct packet* p) {
     flow.flags |= FL_FLOW_INACTIVE;
   }
   in_half = p->tuple.protocol == IPPROTO_TCP && is_pressed();
-  error = insert_connection(&p->tuple, &flow, in_half);
+  error = insert_connection(&flow, in_half);
   if (error == -FL_EEXIST) {
     /* The same first packet on another CPU, or every client port is taken. */
     struct fl_flow* other = flow_in(in_half, &p->tuple);
@@ -218,11 +219,11 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
       if ((p->event & (FL_TCP_ACK | FL_TCP_SYN | FL_TCP_RST)) != FL_TCP_ACK) {
         return send_forward(skb, p, flow, now);
       }
-      flow = promote_connection(&p->tuple) ? NULL : bpf_map_lookup_elem(&flows, &p->tuple);
+      flow = promote_connection() ? NULL : bpf_map_lookup_elem(&flows, &p->tuple);
     }
   }
   if (!flow) {
-    return new_connection(skb, p);
+    return new_connection(skb);
   }
   if (flow->kind == FL_UNHIDE) {
     struct fl_addr addr = flow->addr;
@@ -232,8 +233,8 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     return PASS;
   }
   if (is_over(p, flow, now)) {
-    end_connection(&p->tuple);
-    return new_connection(skb, p);
+    end_connection();
+    return new_connection(skb);
   }
   move_state(flow, p->tuple.protocol,
              flow->flags & FL_FLOW_NO_OUTPUT ? FROM_CLIENT_ONLY : FROM_CLIENT, p->event);
@@ -309,7 +310,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
   }
   now = ticks_now();
   if (flow->kind == FL_HIDE && flow->port == 0) {
-    if (claim_port(&p->tuple, skb->ifindex)) {
+    if (claim_port(skb->ifindex)) {
       count(FL_EVENT_NO_PORT);
       return TC_ACT_SHOT;
     }

@@ -183,18 +183,21 @@ GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
   return !reply || now - reply->seen > timeout;
 }
 
-/* Takes a connection out, with all its flows, and its place in the counters. What it has carried is
- * booked. */
-GLOBAL int end_connection(struct fl_tuple* key) {
+/* Takes the packet's connection out, with all its flows, and its place in the counters. What it has
+ * carried is booked. */
+GLOBAL int end_connection(void) {
+  struct packet* p = the_packet();
+  struct fl_tuple* key;
   struct fl_flow* found;
   struct fl_flow flow;
   struct fl_tuple other;
   struct fl_rs* server;
   struct fl_rs_counts* counts;
   struct fl_vs_counts* totals = NULL;
-  if (!key) {
+  if (!p) {
     return 0;
   }
+  key = &p->tuple;
   found = bpf_map_lookup_elem(&flows, key);
   if (!found) {
     return 0;
@@ -380,16 +383,19 @@ static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
 }
 
 /*
- * Inserts the flows of a connection. -EEXIST: another CPU was faster with the same one, or no
+ * Inserts the flows of the packet's connection. -EEXIST: another CPU was faster with the same one, or no
  * client port was to be had; other errors: the table is full.
  */
-GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow, __u32 in_half) {
+GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
+  struct packet* p = the_packet();
+  struct fl_tuple* forward;
   struct fl_tuple other;
   struct fl_flow copy;
   int error, i;
-  if (!forward || !flow) {
+  if (!p || !flow) {
     return -1;
   }
+  forward = &p->tuple;
   if (flow->flags & FL_FLOW_NO_OUTPUT) {
     return (int)claim_flow(in_half, forward, flow);
   }
@@ -430,8 +436,9 @@ GLOBAL int insert_connection(struct fl_tuple* forward, struct fl_flow* flow, __u
                     : bpf_map_update_elem(&flows, &hide, &copy, BPF_ANY);
   }
   if (!error) {
-    error = in_half ? bpf_map_update_elem(&half, forward, flow, BPF_NOEXIST)
-                    : bpf_map_update_elem(&flows, forward, flow, BPF_NOEXIST);
+    copy = *flow;
+    error = in_half ? bpf_map_update_elem(&half, forward, &copy, BPF_NOEXIST)
+                    : bpf_map_update_elem(&flows, forward, &copy, BPF_NOEXIST);
   }
   if (error) {
     drop_flow(in_half, &other);
@@ -457,15 +464,18 @@ static __always_inline int promote_flow(struct fl_tuple* key) {
   return 0;
 }
 
-/* The client has answered: the connection gets its place in `flows`, and is counted. 0: done. */
-GLOBAL int promote_connection(struct fl_tuple* forward) {
+/* The client has answered: the packet's connection gets its place in `flows`, and is counted. 0: done. */
+GLOBAL int promote_connection(void) {
+  struct packet* p = the_packet();
+  struct fl_tuple* forward;
   struct fl_flow* found;
   struct fl_flow flow;
   struct fl_tuple other;
   struct fl_rs_counts* counts;
-  if (!forward) {
+  if (!p) {
     return -1;
   }
+  forward = &p->tuple;
   found = bpf_map_lookup_elem(&half, forward);
   if (!found) {
     return -1;

@@ -9,7 +9,7 @@
 static __always_inline __u32 port_count(const struct fl_config* c) {
   return (c->port_last[0] - c->port_first[0] + 1) + (c->port_last[1] - c->port_first[1] + 1);
 }
-static __always_inline __u32 port_at(const struct fl_config* c, __u32 index) {
+static __noinline __u32 port_at(const struct fl_config* c, __u32 index) {
   __u32 first = c->port_last[0] - c->port_first[0] + 1;
   return index < first ? c->port_first[0] + index : c->port_first[1] + (index - first);
 }
@@ -23,7 +23,9 @@ static __always_inline int port_is_ours(const struct fl_config* c, __u32 port) {
  * FL_UNHIDE succeeds is the claim: no two flows share a tuple. The client's own port is tried
  * first, then a walk from a hashed start.
  */
-GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
+GLOBAL int claim_port(__u32 interface) {
+  struct packet* p = the_packet();
+  struct fl_tuple* key;
   struct fl_flow* hide;
   struct fl_device* device = bpf_map_lookup_elem(&devices, &interface);
   struct fl_config* c = settings();
@@ -32,9 +34,10 @@ GLOBAL int claim_port(struct fl_tuple* key, __u32 interface) {
   struct fl_addr addr;
   __u32 total, at, i;
   int error = -1, in_half = 0;
-  if (!key) {
+  if (!p) {
     return error;
   }
+  key = &p->tuple;
   hide = bpf_map_lookup_elem(&flows, key);
   if (!hide) {
     hide = bpf_map_lookup_elem(&half, key);

@@ -18,7 +18,8 @@
 /* clang-format on */
 
 /* A function that the verifier looks at once, by itself, whoever calls it. Its pointers may be NULL
- * for all the verifier knows. */
+ * for all the verifier knows; and before Linux 6.2 what they point to is no key and no value of a
+ * map, which is why such functions take the packet from its map (`the_packet`). */
 #define GLOBAL __attribute__((noinline))
 
 /* Verdict: others' programs go on behind us. */

@@ -83,9 +83,13 @@ static __always_inline int finally(struct packet* p, enum then then) {
   return PASS;
 }
 
-static __always_inline struct packet* new_packet(__u32 l3, __u8 point) {
+static __always_inline struct packet* the_packet(void) {
   __u32 first = 0;
-  struct packet* p = bpf_map_lookup_elem(&scratch, &first);
+  return bpf_map_lookup_elem(&scratch, &first);
+}
+
+static __always_inline struct packet* new_packet(__u32 l3, __u8 point) {
+  struct packet* p = the_packet();
   if (p) {
     __builtin_memset(p, 0, sizeof(*p));
     p->l3 = l3;
