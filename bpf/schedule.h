@@ -223,6 +223,16 @@ static long next_bucket(__u32 index, void* context) {
 /* --- Any -----------------------------------------------------------------------------------------
  */
 
+/*
+ * A zero that the verifier does not know. Before Linux 6.7 it looks at a step of bpf_loop just once,
+ * with what the stack holds at the call, and removes branches that are not taken then: what steps
+ * change must begin as anything for all it knows.
+ */
+static __always_inline __u32 hidden_zero(const struct choice* choice) {
+  const volatile __u32* unknown = &choice->client;
+  return *unknown - *unknown;
+}
+
 /* Number of the chosen real server; 0: none takes new connections. */
 GLOBAL __u32 schedule(struct choice* choice) {
   struct fl_vs* server;
@@ -243,6 +253,8 @@ GLOBAL __u32 schedule(struct choice* choice) {
   w.scheduler = server->scheduler;
   w.count = FL_BLOCK_COUNT(choice->block);
   w.loop = w.scheduler == FL_WRR ? header->rs : 0;
+  w.bucket = w.chosen = hidden_zero(choice);
+  w.load = w.weight = hidden_zero(choice);
   switch (w.scheduler) {
     case FL_RR:
     case FL_WRR:
