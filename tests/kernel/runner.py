@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the `test_*` functions of modules, each in a lab of its own.
 
-    runner.py [--mode ipvs|ebpf] [-k TEXT] FILE...
+    runner.py [--mode ipvs|ebpf] [-k TEXT]... FILE...
 
 A test takes the lab as its only argument and fails by raising. `@each_family` runs it once for each
 IP family, told apart by `lab.family` and by the name: `test_x[ipv6]`. `@lab_of(pods=2)` asks for
-another number of pods than three. -k picks the tests with TEXT in `file:name`.
+another number of pods than three. -k picks the tests with TEXT in `file:name`, or one of
+several TEXTs.
 
 Which data planes a test is for is said by its file's name, ipvs_* or ebpf_*, else it is for all, or
 by `@only("ebpf")` on the test. `@needs("SCTP")` is for what some kernels lack: without it the test
@@ -69,14 +70,16 @@ _MODES = ("ipvs", "ebpf")
 def main():
     parser = argparse.ArgumentParser(prog="runner.py")
     parser.add_argument("--mode", choices=_MODES, default="ipvs")
-    parser.add_argument("-k", metavar="TEXT", default="", help="run tests with TEXT in file:name")
+    parser.add_argument(
+        "-k", metavar="TEXT", action="append", help="run tests with TEXT, or another, in file:name"
+    )
     parser.add_argument("files", nargs="+")
     arguments = parser.parse_args()
 
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for file in arguments.files:
         for name, test, family in _tests(file, arguments.mode):
-            if arguments.k in name:
+            if not arguments.k or any(text in name for text in arguments.k):
                 counts[_run(name, test, family, arguments.mode)] += 1
     print(", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)
     return 0 if counts["failed"] == 0 and counts["passed"] > 0 else 1
