@@ -43,7 +43,8 @@ class ForeignPrograms:
         self._program = bpf.CountingProgram(self._directory)
         self._devices = ("outside", "pod1")
         for device in self._devices:
-            self._node.run("tc", "qdisc", "add", "dev", device, "clsact")
+            if "clsact" not in self._node.run("tc", "qdisc", "show", "dev", device):
+                self._node.run("tc", "qdisc", "add", "dev", device, "clsact")
             for way in "ingress", "egress":
                 self._node.run(
                     "tc", "filter", "add", "dev", device, way, "pref", "7", "handle", "1",
