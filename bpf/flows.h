@@ -383,8 +383,8 @@ static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
 }
 
 /*
- * Inserts the flows of the packet's connection. -EEXIST: another CPU was faster with the same one, or no
- * client port was to be had; other errors: the table is full.
+ * Inserts the flows of the packet's connection. -EEXIST: another CPU was faster with the same one,
+ * or no client port was to be had; other errors: the table is full.
  */
 GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   struct packet* p = the_packet();
@@ -464,7 +464,8 @@ static __always_inline int promote_flow(struct fl_tuple* key) {
   return 0;
 }
 
-/* The client has answered: the packet's connection gets its place in `flows`, and is counted. 0: done. */
+/* The client has answered: the packet's connection gets its place in `flows`, and is counted. 0:
+ * done. */
 GLOBAL int promote_connection(void) {
   struct packet* p = the_packet();
   struct fl_tuple* forward;

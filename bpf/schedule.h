@@ -224,9 +224,9 @@ static long next_bucket(__u32 index, void* context) {
  */
 
 /*
- * A zero that the verifier does not know. Before Linux 6.7 it looks at a step of bpf_loop just once,
- * with what the stack holds at the call, and removes branches that are not taken then: what steps
- * change must begin as anything for all it knows.
+ * A zero that the verifier does not know. Before Linux 6.7 it looks at a step of bpf_loop just
+ * once, with what the stack holds at the call, and removes branches that are not taken then: what
+ * steps change must begin as anything for all it knows.
  */
 static __always_inline __u32 hidden_zero(const struct choice* choice) {
   const volatile __u32* unknown = &choice->client;
