@@ -397,7 +397,8 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   }
   forward = &p->tuple;
   if (flow->flags & FL_FLOW_NO_OUTPUT) {
-    return (int)claim_flow(in_half, forward, flow);
+    copy = *flow;
+    return (int)claim_flow(in_half, forward, &copy);
   }
   __builtin_memset(&copy, 0, sizeof(copy));
   copy.rs = flow->rs;
