@@ -195,6 +195,10 @@ FL_SIZE(fl_tuple, 40);
  * Under a flood of SYNs (fl_pressure) new TCP connections start in the map `half` (LRU hash, same
  * keys and values) and move to `flows` with the client's first ACK. They are counted only then.
  *
+ * With one-packet scheduling there is no connection: every datagram is a choice of its own. Only
+ * what its answer needs is kept, per client port and server: FL_REPLY, and FL_HIDE and FL_UNHIDE if
+ * the client is hidden. They go when they have been silent for the timeout of UDP.
+ *
  * One client port can lead to one server by two virtual servers. The second of two such connections
  * gets another client port on its way through: FL_FORWARD and FL_HIDE, FL_REPLY are keyed and
  * written with that one. client_port is in FL_FORWARD what the server's side sees, in FL_REPLY what
@@ -224,6 +228,7 @@ enum fl_flow_flags {
   FL_FLOW_TEMPLATE = 4,  /* made through persistence */
   FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen, FL_FORWARD is the only flow */
   FL_FLOW_TUNNEL = 16,
+  FL_FLOW_ONE_PACKET = 32, /* FL_REPLY and FL_HIDE that no FL_FORWARD owns: see below */
 };
 
 /* Map `pressure` (array of one, mmapped). */

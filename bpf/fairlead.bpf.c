@@ -141,6 +141,23 @@ GLOBAL int new_connection(struct __sk_buff* skb) {
   if (server->persistence) {
     flow.flags |= FL_FLOW_TEMPLATE;
   }
+  if (server->flags & FL_VS_ONE_PACKET && p->tuple.protocol == IPPROTO_UDP) {
+    flow.flags |= FL_FLOW_ONE_PACKET;
+    if (!(flow.flags & FL_FLOW_NO_OUTPUT)) {
+      error = expect_answer(&flow);
+      if (error) {
+        count(error == -FL_EEXIST ? FL_EVENT_NO_PORT : FL_EVENT_TABLE_FULL);
+        return TC_ACT_SHOT;
+      }
+    }
+    __sync_fetch_and_add(&counts->connections, 1);
+    __sync_fetch_and_add(&counts->in_packets, 1);
+    __sync_fetch_and_add(&counts->in_bytes, p->bytes);
+    __sync_fetch_and_add(&totals->connections, 1);
+    __sync_fetch_and_add(&totals->in_packets, 1);
+    __sync_fetch_and_add(&totals->in_bytes, p->bytes);
+    return send_forward(skb, p, &flow, now);
+  }
   flow.state = next_state(p->tuple.protocol, FROM_CLIENT, 0, p->event);
   if (!is_active(p->tuple.protocol, flow.state)) {
     flow.flags |= FL_FLOW_INACTIVE;

@@ -451,6 +451,54 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   return error;
 }
 
+/* One-packet scheduling: what the answer to the packet needs. 0, or an error as above. */
+GLOBAL int expect_answer(struct fl_flow* flow) {
+  struct packet* p = the_packet();
+  struct fl_tuple other;
+  struct fl_flow copy;
+  struct fl_flow* known;
+  int error;
+  if (!p || !flow) {
+    return -1;
+  }
+  __builtin_memset(&copy, 0, sizeof(copy));
+  copy.kind = FL_REPLY;
+  copy.flags = flow->flags;
+  copy.rs = flow->rs;
+  copy.generation = flow->generation;
+  copy.seen = flow->seen;
+  copy.born = flow->born;
+  copy.addr = p->tuple.daddr;
+  copy.port = p->tuple.dport;
+  copy.client_port = p->tuple.sport;
+  key_of_reply(&other, &p->tuple, flow);
+  known = bpf_map_lookup_elem(&flows, &other);
+  if (known && !(known->flags & FL_FLOW_ONE_PACKET && same_addr(&known->addr, &copy.addr) &&
+                 known->port == copy.port)) {
+    return -FL_EEXIST; /* this client port has answers of that server for another virtual server */
+  }
+  if (known && known->generation == copy.generation && known->rs == copy.rs) {
+    known->seen = copy.seen;
+  } else {
+    error = (int)bpf_map_update_elem(&flows, &other, &copy, BPF_ANY);
+    if (error) {
+      return error;
+    }
+  }
+  if (!(flow->flags & FL_FLOW_HIDDEN)) {
+    return 0;
+  }
+  key_of_hide(&other, &p->tuple, flow);
+  if (bpf_map_lookup_elem(&flows, &other)) {
+    return 0; /* with the port it has claimed */
+  }
+  copy.kind = FL_HIDE;
+  copy.port = 0;
+  copy.client_port = 0;
+  error = (int)bpf_map_update_elem(&flows, &other, &copy, BPF_NOEXIST);
+  return error == -FL_EEXIST ? 0 : error;
+}
+
 static __always_inline int promote_flow(struct fl_tuple* key) {
   struct fl_flow* found = bpf_map_lookup_elem(&half, key);
   struct fl_flow flow;

@@ -455,6 +455,49 @@ TEST(Packets, ExtensionHeaders) {
   }
 }
 
+TEST_P(ByFamily, OnePacketScheduling) {
+  protocol = IPPROTO_UDP;
+  for (const bool hidden : {false, true}) {
+    const std::uint32_t service = programs.add({.address = vip(hidden ? 53 : 54),
+                                                .protocol = IPPROTO_UDP,
+                                                .servers = {{server(53)}, {server2(53)}},
+                                                .masquerade = hidden,
+                                                .one_packet = true});
+    const std::string to = vip(hidden ? 53 : 54);
+    const std::string from = client(hidden ? 40001 : 40002);
+    for (int round = 0; round < 4; ++round) {
+      const std::string chosen = round % 2 == 0 ? server(53) : server2(53);
+      const Verdict there = in(from, to);
+      EXPECT_EQ(text(there), from + " > " + chosen) << round;
+      const Read seen = read(programs.out(there.frame).frame);
+      EXPECT_EQ(seen.source == from, !hidden);
+      const Verdict back = in(chosen, seen.source);
+      EXPECT_EQ(text(programs.out(back.frame)), to + " > " + from);
+    }
+    EXPECT_FALSE(programs.forward_flow(from, to, IPPROTO_UDP));
+    const bpf::fl_rs_counts counts = programs.counts(programs.server_number(service, 0));
+    EXPECT_EQ(counts.connections, 2U);
+    EXPECT_EQ(counts.in_packets, 2U);
+    EXPECT_EQ(counts.active + counts.inactive, 0U);
+  }
+  EXPECT_EQ(programs.flow_count(), 2U + 6U);
+}
+
+// Answers of one server to one client port can only be those of one virtual server.
+TEST_P(ByFamily, OnePacketSchedulingByTwoVirtualServers) {
+  protocol = IPPROTO_UDP;
+  for (const int port : {53, 54}) {
+    programs.add({.address = vip(port),
+                  .protocol = IPPROTO_UDP,
+                  .servers = {{server(53)}},
+                  .one_packet = true});
+  }
+  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server(53));
+  EXPECT_EQ(in(client(), vip(54)).action, kShot);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_NO_PORT), 1U);
+  EXPECT_EQ(text(in(client(2), vip(54))), client(2) + " > " + server(53));
+}
+
 /// Anything may come in: nothing crashes, nothing is answered that was not asked for sensibly.
 TEST(Packets, RandomDamage) {
   Programs programs;

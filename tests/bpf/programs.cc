@@ -208,7 +208,8 @@ std::uint32_t Programs::add(const Service& service) {
                                       (service.drop_if_empty ? bpf::FL_CLASS_DROP : 0));
   }
   vs.scheduler = static_cast<std::uint8_t>(service.scheduler);
-  vs.flags = bpf::FL_VS_USED;
+  vs.flags =
+      static_cast<std::uint8_t>(bpf::FL_VS_USED | (service.one_packet ? bpf::FL_VS_ONE_PACKET : 0));
   vs.persistence = service.persistence;
   vs.persistence_prefix = 128;
   vs.protocol = service.protocol;

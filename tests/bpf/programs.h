@@ -44,6 +44,7 @@ struct Service {
   bool drop_if_empty = false;
   std::uint32_t persistence = 0;
   bool on_node = false;
+  bool one_packet = false;
 };
 
 class Programs {

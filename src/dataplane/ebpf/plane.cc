@@ -243,8 +243,6 @@ Status Plane::publish(const Key& key, Entry& entry, TimePoint now) {
     problem = "the ebpf data plane has no scheduler \"" + desired.scheduler.name +
               "\"; rr is used instead";
     scheduler = bpf::FL_RR;
-  } else if (desired.one_packet) {
-    problem = "the ebpf data plane has no one-packet scheduling; datagrams follow their flow";
   }
   if (problem.empty()) {
     problems_.erase(key);

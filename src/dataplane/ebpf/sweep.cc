@@ -90,6 +90,16 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
       }
       return;
     case bpf::FL_REPLY:
+      if ((entry.value.flags & bpf::FL_FLOW_ONE_PACKET) != 0) {
+        if (silence <= tables_.config().udp_timeout) {
+          return;
+        }
+        if (tables_.erase_flows(std::span(&entry.key, 1))) {
+          book(entry.value);
+          ++stats_.ended;
+        }
+        return;
+      }
       if (silence > kOrphanTicks && !tables_.find_flow(key_of_forward(entry.key, entry.value))) {
         break;
       }
@@ -185,20 +195,26 @@ void Sweep::end(const bpf::FlowEntry& forward) {
   }
   bpf::fl_rs_counts& counts = tables_.rs_counts()[forward.value.rs];
   add((forward.value.flags & bpf::FL_FLOW_INACTIVE) != 0 ? counts.inactive : counts.active, ~0U);
-  const std::uint32_t vs = reals[forward.value.rs].vs;
-  bpf::fl_vs_counts* totals = vs < tables_.vs_counts().size() ? &tables_.vs_counts()[vs] : nullptr;
-  const auto book = [&](__u64 bpf::fl_rs_counts::* server, __u64 bpf::fl_vs_counts::* total,
-                        __u64 amount) {
-    add(counts.*server, amount);
-    if (totals != nullptr) {
-      add(totals->*total, amount);
-    }
-  };
-  book(&bpf::fl_rs_counts::in_packets, &bpf::fl_vs_counts::in_packets, forward.value.packets);
-  book(&bpf::fl_rs_counts::in_bytes, &bpf::fl_vs_counts::in_bytes, forward.value.bytes);
+  book(forward.value);
   if (reply) {
-    book(&bpf::fl_rs_counts::out_packets, &bpf::fl_vs_counts::out_packets, reply->packets);
-    book(&bpf::fl_rs_counts::out_bytes, &bpf::fl_vs_counts::out_bytes, reply->bytes);
+    book(*reply);
+  }
+}
+
+/// What a flow has carried, to its server and virtual server.
+void Sweep::book(const bpf::fl_flow& flow) {
+  const auto reals = tables_.rs();
+  if (flow.rs >= reals.size() || reals[flow.rs].generation != flow.generation) {
+    return;
+  }
+  const auto add_to = [&](auto& counts) {
+    const bool is_in = flow.kind == bpf::FL_FORWARD;
+    add(is_in ? counts.in_packets : counts.out_packets, __u64{flow.packets});
+    add(is_in ? counts.in_bytes : counts.out_bytes, flow.bytes);
+  };
+  add_to(tables_.rs_counts()[flow.rs]);
+  if (const std::uint32_t vs = reals[flow.rs].vs; vs < tables_.vs_counts().size()) {
+    add_to(tables_.vs_counts()[vs]);
   }
 }
 

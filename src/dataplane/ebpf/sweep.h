@@ -56,6 +56,7 @@ class Sweep {
   void look_at(const bpf::FlowEntry& entry, std::uint32_t now);
   [[nodiscard]] bool is_over(const bpf::FlowEntry& forward, std::uint32_t now);
   void end(const bpf::FlowEntry& forward);
+  void book(const bpf::fl_flow& flow);
   void look_at_clients(std::uint32_t now);
   void correct_counters();
 
