@@ -58,7 +58,9 @@ static __always_inline int refuse_if_ours(struct packet* p) {
   return number ? finally(p, REFUSE) : PASS;
 }
 
-GLOBAL int new_connection(struct __sk_buff* skb) {
+/* `replaces`: there is one on this tuple, which ends. As with the kernel it counts until the server
+ * of the new one is chosen. */
+GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   struct packet* p = the_packet();
   struct fl_vs_key key;
   struct choice choice;
@@ -80,6 +82,9 @@ GLOBAL int new_connection(struct __sk_buff* skb) {
   key.protocol = p->tuple.protocol;
   number = bpf_map_lookup_elem(&numbers, &key);
   if (!number) {
+    if (replaces) {
+      end_connection();
+    }
     return refuse_if_ours(p);
   }
   choice.vs = *number;
@@ -113,6 +118,9 @@ GLOBAL int new_connection(struct __sk_buff* skb) {
   choice.target = fold(&p->tuple.daddr);
   __builtin_memset(&flow, 0, sizeof(flow));
   flow.rs = choose(&choice, &p->tuple.saddr);
+  if (replaces) {
+    end_connection(&p->tuple);
+  }
   real = rs_at(flow.rs);
   counts = rs_counts_at(flow.rs);
   if (flow.rs == 0 || !real || !counts) {
@@ -193,26 +201,50 @@ GLOBAL int new_connection(struct __sk_buff* skb) {
 
 /* A flow that must not be used any more: its server is gone, it has expired, or a new connection
  * begins on its tuple. */
-static __noinline int is_over(struct packet* p, struct fl_flow* flow, __u32 now) {
-  if (!server_of(flow)) {
+enum fate { GOES_ON, OVER, REPLACED };
+static __noinline int fate_of(struct packet* p, struct fl_flow* flow, __u32 now) {
+  struct fl_rs* server = server_of(flow);
+  int is_closed;
+  if (!server) {
     count(FL_EVENT_SERVER_GONE);
-    return 1;
+    return OVER;
   }
   if (now - flow->seen > FL_TICKS_PER_SECOND && is_expired(&p->tuple, flow, now)) {
-    return 1;
+    return OVER;
   }
-  if (p->tuple.protocol == IPPROTO_TCP && is_start(p) &&
-      (flow->state == FL_TCP_TIME_WAIT || flow->state == FL_TCP_CLOSE)) {
+  if (p->tuple.protocol == IPPROTO_UDP || !is_start(p)) {
+    return GOES_ON;
+  }
+  is_closed = p->tuple.protocol == IPPROTO_TCP
+                  ? flow->state == FL_TCP_TIME_WAIT || flow->state == FL_TCP_CLOSE
+                  : flow->state == FL_SCTP_CLOSED;
+  /* A closed connection that was made through persistence is taken up again; one whose server takes
+   * no new ones is not, in whatever state. */
+  if ((is_closed && !(flow->flags & FL_FLOW_TEMPLATE)) || server->weight == 0 ||
+      server->state != FL_RS_UP) {
     count(FL_EVENT_REUSED);
-    return 1;
+    return REPLACED;
   }
-  return p->tuple.protocol == IPPROTO_SCTP && is_start(p) && flow->state == FL_SCTP_CLOSED;
+  return GOES_ON;
+}
+
+/* A SYN can lead to SYN_RECV, from where an ACK of the server leads on. */
+static __noinline int mind_next_ack(struct fl_tuple* forward, struct fl_flow* flow) {
+  struct fl_tuple key;
+  struct fl_flow* reply;
+  key_of_reply(&key, forward, flow);
+  reply = bpf_map_lookup_elem(&flows, &key);
+  if (reply) {
+    reply->flags |= FL_FLOW_ACK_COUNTS;
+  }
+  return 0;
 }
 
 static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   struct fl_flow* flow;
   enum parsed parsed;
   __u32 now;
+  int fate;
   parsed = parse_addresses(skb, p);
   if (parsed != PARSED || !in_filter(FL_INGRESS, &p->tuple.daddr)) {
     return PASS; /* the stack judges what is malformed */
@@ -240,7 +272,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     }
   }
   if (!flow) {
-    return new_connection(skb);
+    return new_connection(skb, 0);
   }
   if (flow->kind == FL_UNHIDE) {
     struct fl_addr addr = flow->addr;
@@ -249,12 +281,19 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     write_destination(skb, p, &addr, port);
     return PASS;
   }
-  if (is_over(p, flow, now)) {
+  fate = fate_of(p, flow, now);
+  if (fate == OVER) {
     end_connection();
-    return new_connection(skb);
+  }
+  if (fate != GOES_ON) {
+    return new_connection(skb, fate == REPLACED);
   }
   move_state(flow, p->tuple.protocol,
              flow->flags & FL_FLOW_NO_OUTPUT ? FROM_CLIENT_ONLY : FROM_CLIENT, p->event);
+  if (p->tuple.protocol == IPPROTO_TCP && p->event & FL_TCP_SYN &&
+      !(flow->flags & FL_FLOW_NO_OUTPUT)) {
+    mind_next_ack(&p->tuple, flow);
+  }
   return send_forward(skb, p, flow, now);
 }
 
@@ -334,8 +373,12 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
   }
   if (flow->kind == FL_REPLY &&
       (p->tuple.protocol == IPPROTO_SCTP ||
-       (p->tuple.protocol == IPPROTO_TCP && p->event & (FL_TCP_SYN | FL_TCP_FIN | FL_TCP_RST)))) {
+       (p->tuple.protocol == IPPROTO_TCP &&
+        (flow->flags & FL_FLOW_ACK_COUNTS || p->event & (FL_TCP_SYN | FL_TCP_FIN | FL_TCP_RST))))) {
     note_reply(&p->tuple, flow, p->event);
+    if (tcp_event(p->event) == TCP_EVENT_ACK) {
+      flow->flags &= ~FL_FLOW_ACK_COUNTS;
+    }
   }
   addr = flow->addr;
   port = flow->port;

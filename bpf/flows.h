@@ -407,7 +407,7 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   copy.born = flow->born;
 
   copy.kind = FL_REPLY;
-  copy.flags = flow->flags;
+  copy.flags = flow->flags | (forward->protocol == IPPROTO_TCP ? FL_FLOW_ACK_COUNTS : 0);
   copy.addr = forward->daddr;
   copy.port = forward->dport;
   copy.client_port = forward->sport;
@@ -430,6 +430,7 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   if (flow->flags & FL_FLOW_HIDDEN) {
     struct fl_tuple hide;
     copy.kind = FL_HIDE;
+    copy.flags = flow->flags;
     copy.port = 0;
     copy.client_port = 0;
     key_of_hide(&hide, forward, flow);

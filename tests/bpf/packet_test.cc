@@ -227,6 +227,43 @@ TEST_P(ByFamily, StatesAndCounters) {
   EXPECT_EQ(programs.counts(number).out_packets, 3U);
 }
 
+// A SYN on a connection that is being closed, and the ACK by which its server protests.
+TEST_P(ByFamily, ServersAckLeadsOnFromSynReceived) {
+  programs.add({.address = vip(), .servers = {{server()}}});
+  const auto state = [&] { return programs.forward_flow(client(), vip())->state; };
+  in(client(), vip());
+  EXPECT_EQ(text(out(server(), client(), kAck)), vip() + " > " + client());
+  EXPECT_EQ(state(), bpf::FL_TCP_ESTABLISHED);
+  in(client(), vip(), kFin | kAck);
+  in(client(), vip());
+  EXPECT_EQ(state(), bpf::FL_TCP_SYN_RECV);
+  out(server(), client(), kAck);
+  EXPECT_EQ(state(), bpf::FL_TCP_ESTABLISHED);
+}
+
+TEST_P(ByFamily, SynLeavesAServerThatTakesNoMore) {
+  const auto service = programs.add({.address = vip(), .servers = {{server()}, {server2()}}});
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
+  in(client(), vip(), kAck);
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
+  programs.set_server_state(programs.server_number(service, 0), bpf::FL_RS_DRAINING);
+  EXPECT_EQ(text(in(client(), vip(), kAck)), client() + " > " + server());
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server2());
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).active, 0U);
+  EXPECT_EQ(programs.counts(programs.server_number(service, 1)).active, 1U);
+}
+
+// What a new connection replaces still counts while its server is chosen.
+TEST_P(ByFamily, ReplacedConnectionCountsInTheChoice) {
+  programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .scheduler = bpf::FL_LC});
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
+  in(client(), vip(), kRst);
+  in(client(), vip(), kAck);
+  in(client(), vip(), kRst);
+  EXPECT_EQ(programs.forward_flow(client(), vip())->state, bpf::FL_TCP_CLOSE);
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server2());
+}
+
 TEST_P(ByFamily, SilenceEndsAConnection) {
   programs.set_tcp_timeout(bpf::FL_TCP_ESTABLISHED, 100);
   programs.add({.address = vip(), .servers = {{server()}, {server2()}}});
@@ -273,6 +310,17 @@ TEST_P(ByFamily, PersistentClientStays) {
   EXPECT_EQ(text(in(client(9), vip())), client(9) + " > " + server2());
   EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 0U);
   EXPECT_EQ(programs.counts(programs.server_number(service, 1)).persistent, 2U);
+}
+
+TEST_P(ByFamily, PersistentConnectionIsTakenUpAgain) {
+  const auto service =
+      programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .persistence = 60});
+  in(client(), vip());
+  in(client(), vip(), kAck);
+  in(client(), vip(), kRst);
+  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
+  EXPECT_EQ(programs.forward_flow(client(), vip())->state, bpf::FL_TCP_SYN_RECV);
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).connections, 1U);
 }
 
 TEST_P(ByFamily, LeastConnections) {
