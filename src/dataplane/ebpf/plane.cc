@@ -317,8 +317,12 @@ Status Plane::publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler sch
   if (same_scheduler && set.walk == walk) {
     return {};
   }
-  const Former former{set.walk, set.block, std::atomic_ref(cursor).load()};
-  Block block = build_block(scheduler, walk, same_scheduler ? &former : nullptr);
+  Former former{set.walk, {}, 0};
+  if (same_scheduler) {
+    former.block = set.block;
+    former.cursor = std::atomic_ref(cursor).load();
+  }
+  Block block = build_block(scheduler, walk, entry.scheduler ? &former : nullptr);
   const auto length = static_cast<std::uint32_t>(block.slots.size()) + 1;
   std::uint32_t base = 0;
   if (length > 1 || block.header.rs != 0 || block.header.weight != 0) {

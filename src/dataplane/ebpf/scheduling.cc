@@ -166,9 +166,15 @@ Block weighted_round_robin(std::span<const Member> real_walk, const Former* form
   const std::vector<Member> walk = scaled(real_walk);
   Block block;
   const Levels levels = levels_of(walk);
-  std::uint32_t level = former == nullptr
-                            ? level_after({}, walk, 0)
-                            : level_after(scaled(former->walk), walk, present_level(*former));
+  std::uint32_t level = 0;
+  if (former == nullptr) {
+    level = level_after({}, walk, 0);
+  } else {
+    const std::vector<Member> before = scaled(former->walk);
+    const std::uint32_t present = present_level(*former);
+    // A scheduler that takes over a set starts at the top of it.
+    level = level_after(before, walk, present == 0 ? levels_of(before).highest : present);
+  }
   block.header.weight = level;
   if (levels.highest == 0) {
     return block;

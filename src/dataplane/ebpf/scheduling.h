@@ -52,10 +52,10 @@ struct Former {
 /// the kernel's.
 inline constexpr std::size_t kMaxSequence = 4096;
 
-/// `former`: what the same scheduler had before; null after a change of the scheduler. No slots: no
-/// server takes new connections; the block is to be published all the same if its header is not
-/// empty, for it remembers where the picks were. lc and its kind look at the first FL_MAX_SCAN
-/// servers.
+/// `former`: what was there before, with an empty block if that was another scheduler's; null for a
+/// set that is new, whose servers are added one by one. No slots: no server takes new connections;
+/// the block is to be published all the same if its header is not empty, for it remembers where the
+/// picks were. lc and its kind look at the first FL_MAX_SCAN servers.
 [[nodiscard]] Block build_block(bpf::fl_scheduler scheduler, std::span<const Member> walk,
                                 const Former* former);
 

@@ -31,6 +31,13 @@ class World {
     }
     return publish();
   }
+  World& become(bpf::fl_scheduler scheduler) {
+    const Former former{walk_, {}, 0};
+    scheduler_ = scheduler;
+    block_ = build_block(scheduler_, walk_, &former);
+    cursor_ = block_.cursor;
+    return *this;
+  }
   /// As the programs do it (bpf/schedule.h, next_turn).
   std::string picks(int count) {
     std::string out;
@@ -144,6 +151,21 @@ TEST(WeightedRoundRobinChange, Add) {
   world.add('A', 4).add('B', 3).add('C', 2);
   EXPECT_EQ(world.picks(3), "CBA");
   EXPECT_EQ(world.add('D', 4).picks(23), "DCBADADBADCBADCBADADBAD");
+}
+
+// Seen on a 6.1 kernel: no first pass that serves everyone, since the set is complete.
+TEST(WeightedRoundRobinChange, TakesOverASet) {
+  World world(bpf::FL_RR);
+  world.add('A', 3).add('B', 1).add('C', 1).add('D', 3);
+  EXPECT_EQ(world.picks(2), "DC");
+  EXPECT_EQ(world.become(bpf::FL_WRR).picks(12), "DADADCBADADA");
+}
+
+TEST(RoundRobin, TakesOverASet) {
+  World world(bpf::FL_WRR);
+  world.add('A').add('B').add('C');
+  EXPECT_EQ(world.picks(2), "CB");
+  EXPECT_EQ(world.become(bpf::FL_RR).picks(4), "CBAC");
 }
 
 TEST(WeightedRoundRobinChange, HeavySetsAreScaled) {
