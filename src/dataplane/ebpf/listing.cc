@@ -157,8 +157,14 @@ Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std:
     each.virtual_server = socket_of(flow.key.daddr, flow.key.dport);
     each.server = socket_of(flow.value.addr, flow.value.port);
     each.state = state_name(flow.key.protocol, flow.value.state);
-    each.expires = seconds_left(now - flow.value.seen,
-                                timeout_of(tables.config(), flow.key.protocol, flow.value.state));
+    std::uint32_t silence = now - flow.value.seen;
+    if (const auto reply = tables.find_flow(key_of_reply(flow.key, flow.value))) {
+      const std::uint32_t other = now - reply->seen;  // either direction keeps it
+      silence =
+          static_cast<std::int32_t>(other) < static_cast<std::int32_t>(silence) ? other : silence;
+    }
+    each.expires =
+        seconds_left(silence, timeout_of(tables.config(), flow.key.protocol, flow.value.state));
     listed.push_back(std::move(each));
   });
   if (!status) {
