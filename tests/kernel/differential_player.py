@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plays the differential scenario on the data plane of the mode, and tells what it saw.
 
-Run by `differential`, which compares. Each line that starts with "trace " is one observation, as
-JSON: of the step, what became of its packet, and what the plane holds then about the connection and
-the virtual server.
+Run by `differential`, which compares. Each line that starts with "trace " is an observation, as
+JSON: of a step, what became of its packet; and every few steps, all virtual servers and connections
+that are not as they were when we last looked.
 """
 
+import concurrent.futures
 import json
 import os
 import socket
@@ -21,46 +22,42 @@ from segments import ACK, FIN, RST, SYN, Wire
 FIRST_PORT = 40000
 POD_PORT = 9090
 SILENCE = 0.4  # seconds without an answer
-CLOSE_SECONDS = 10.0
+TICK = 0.05  # in which the kernel's timers have done what was due
+LOOK_EVERY = 4  # steps
+CLIENT_SEQ, SERVER_SEQ = 1_000_000, 2_000_000
+# Seconds within which nothing expires that is compared: state CLOSE lasts 10 s, others 60 s or more.
+RESETS_LAST, ROUND_LASTS = 9, 58
 
 
 @lab_of(pods=scenario.PODS)
 def test_walk(lab):
-    walk = scenario.Walk(
-        seed=int(os.environ.get("DIFFERENTIAL_SEED", 1)),
-        rounds=int(os.environ.get("DIFFERENTIAL_ROUNDS", 4)),
-        steps_per_round=int(os.environ.get("DIFFERENTIAL_STEPS", 600)),
-    )
+    walk = scenario.Walk(*(int(os.environ[f"DIFFERENTIAL_{x}"]) for x in ("SEED", "ROUNDS", "STEPS")))
     Player(lab, walk).play()
 
 
 class Connection:
-    """A TCP connection by hand: where it goes, and the next sequence number of each end."""
+    """A TCP connection by hand. The planes follow flags, not sequence numbers."""
 
     def __init__(self, service, source, port):
         self.service, self.source, self.port = service, source, port
         self.pod = None
-        self.first = 0  # sequence number of the SYN; the server's is beyond it
-        self.client_seq = self.server_seq = 0
-
-    def begin(self):
-        self.first += 1_000_000
-        self.client_seq = self.first + 1
-        self.server_seq = self.first + 500_001
 
 
 class Player:
     def __init__(self, lab, walk):
         self._lab = lab
         self._walk = walk
-        self._families = {family.name: family for family in FAMILIES}
         self._services = [self._service(spec) for spec in walk.services]
+        self._names = {}  # of virtual servers, by address
+        for service, spec in zip(self._services, walk.services):
+            self._names[service.address] = spec.name
+        self._pods = {pod.address(family): pod.name for pod in lab.pods for family in FAMILIES}
         self._wires = {}
         self._connections = {}
-        self._pods = {
-            pod.address(family): pod for pod in lab.pods for family in FAMILIES
-        }
-        self._first_reset = None
+        self._seen = ({}, {})  # rows, connections
+        self._touched = set()
+        self._first_reset = self._first_step = None
+        self._reader = concurrent.futures.ThreadPoolExecutor(1)
 
     def play(self):
         ports = 1 + max(step.port for step in self._walk.steps)
@@ -75,11 +72,14 @@ class Player:
         self._daemon = self._lab.fairlead("--ipvs-sync-period", "1h", cluster_cidr="")
         self._daemon.serving(*self._services)
         self._without_tracking()
-        for spec in self._walk.services:
-            self._tell({"services": spec.name, "server": self._row(spec.number)})
+        self._look(-1)
         for step in self._walk.steps:
+            self._first_step = self._first_step or time.monotonic()
             seen = getattr(self, "_" + step.do.replace("-", "_"))(step)
-            self._tell({"step": str(step), **seen})
+            name = self._walk.services[step.service].name if step.service >= 0 else ""
+            self._tell({"step": str(step), "on": name, **seen})
+            if step.number % LOOK_EVERY == 0 or step.do in ("change", "end", "settle", "restart"):
+                self._look(step.number)
         for wire in self._wires.values():
             wire.close()
 
@@ -92,10 +92,49 @@ class Player:
     def _tell(self, observation):
         print("trace " + json.dumps(observation), flush=True)
 
+    # ---- what the plane holds -------------------------------------------------------------------
+
+    def _look(self, number):
+        """What is new. Of connections that had a packet, also the time that is left."""
+        reading = self._reader.submit(self._lab.table.connections)
+        rows = self._rows()
+        held, left = {}, {}
+        for each in reading.result():
+            name = self._names.get(each.virtual)
+            if name and each.client_port:  # no template
+                key = f"{name} {each.client} {each.client_port}"
+                held[key] = [self._pods[each.server], each.state]
+                if key in self._touched:
+                    left[key] = each.expires
+        for key in sorted(left):
+            self._tell({"after": number, "connection": key, "expires": left[key]})
+        for what, now, before in zip(("server", "connection"), (rows, held), self._seen):
+            for key in sorted(now.keys() | before.keys()):
+                if now.get(key) != before.get(key):
+                    self._tell({"after": number, what: key, "is": now.get(key)})
+        self._seen = (rows, held)
+        self._touched = set()
+
+    def _rows(self):
+        """By name of the virtual server: its real servers in the order of the walk."""
+        table = self._lab.table.virtual_servers()
+        rows = {}
+        for service, spec in zip(self._services, self._walk.services):
+            port = service.ports[0]
+            held = table[virtual_server_key(service.address, port.number, port.protocol)]
+            rows[spec.name] = {
+                "scheduler": held.scheduler,
+                "persistence": held.persistence,
+                "servers": [
+                    [self._pods[s.address], s.weight, s.active, s.inactive] for s in held.servers
+                ],
+            }
+        return rows
+
     # ---- services -------------------------------------------------------------------------------
 
     def _service(self, spec):
-        family = self._families[spec.family]
+        family = next(family for family in FAMILIES if family.name == spec.family)
         port = Port(80, POD_PORT) if spec.protocol == "TCP" else Port(53, DNS_PORT, "UDP")
         return Service(
             self._lab.manifests, family, spec.name, "default",
@@ -111,53 +150,34 @@ class Player:
         service.affinity_seconds = spec.affinity
         service.publish(weights)
 
-    def _row(self, number):
-        return self._row_of(number, self._lab.table.virtual_servers())
-
-    def _rows(self):
-        table = self._lab.table.virtual_servers()
-        return [self._row_of(number, table) for number in range(len(self._services))]
-
-    def _row_of(self, number, table):
-        service = self._services[number]
-        port = service.ports[0]
-        held = table[virtual_server_key(service.address, port.number, port.protocol)]
-        return {
-            "scheduler": held.scheduler,
-            "persistence": held.persistence,
-            "servers": [
-                [self._pods[s.address].name, s.weight, s.active, s.inactive] for s in held.servers
-            ],
-        }
-
     def _change(self, step):
-        service = self._services[step.service]
-        self._publish(service, step)
-        wanted = {service.endpoints[i].pod.name: w for i, w in enumerate(step.weights.values())}
-        drains = self._walk.services[step.service].protocol == "TCP"
+        self._look(step.number)
+        spec = self._walk.services[step.service]
+        self._publish(self._services[step.service], step)
+        wanted = {f"pod{pod}": weight for pod, weight in step.weights.items()}
 
         def is_done():
-            row = self._row(step.service)
+            row = self._rows()[spec.name]
             assert (row["scheduler"], row["persistence"]) == (step.scheduler, step.affinity), row
             weights = {name: weight for name, weight, *_ in row["servers"]}
             assert {name: weights.get(name) for name in wanted} == wanted, f"{row} want {wanted}"
             for name, weight, active, inactive in row["servers"]:
-                may_stay = drains and weight == 0 and active + inactive > 0
+                may_stay = spec.protocol == "TCP" and weight == 0 and active + inactive > 0
                 assert name in wanted or may_stay, f"{name} is still there: {row}"
-            return row
+            return True
 
-        return {"server": self._daemon.eventually(is_done)}
+        self._daemon.eventually(is_done)
+        return {}
 
     def _restart(self, step):
         """Must leave all as it is. A service that is new afterwards tells when it is through."""
-        before = self._rows()
         self._daemon.stop()
         news = self._lab.service(f"news-{step.number}", address=self._lab.family.vip(200))
         news.publish(self._lab.pods)
         self._daemon.start()
         self._daemon.serving(news)
         self._without_tracking()
-        return {"unchanged": self._rows() == before}
+        return {}
 
     def _end(self, step):
         """All these connections, at once. A half-open one stays so when the client resets it, so
@@ -167,27 +187,30 @@ class Player:
                 self._first_reset = self._first_reset or time.monotonic()
             for number in step.connections:
                 if self._connections[number].pod is not None:  # not refused
-                    self._from_client(self._connections[number], flags, observe=False)
-        return {"servers": self._rows()}
+                    self._from_client(self._connections[number], flags)
+        return {}
 
     def _settle(self, _step):
-        late = self._first_reset and time.monotonic() - self._first_reset
-        assert not late or late < CLOSE_SECONDS - 1, (
-            f"this machine is too slow: {late:.1f} s passed since the first reset of the round, so "
-            "that connections may have expired before its end"
-        )
-        self._first_reset = None
+        for since, limit in ((self._first_reset, RESETS_LAST), (self._first_step, ROUND_LASTS)):
+            late = since and time.monotonic() - since
+            assert not late or late < limit, (
+                f"this machine is too slow: a round took {late:.1f} s of {limit} s, so that "
+                "connections may have expired in it"
+            )
 
         def is_done():
             closed = [c for c in self._lab.table.connections() if c.state == "CLOSE"]
             assert not closed, f"{len(closed)} connections are still in state CLOSE"
             rows = self._rows()
-            for service, row in zip(self._services, rows):
+            for service, spec in zip(self._services, self._walk.services):
                 wanted = {endpoint.pod.name for endpoint in service.endpoints}
-                assert wanted == {server[0] for server in row["servers"]}, (wanted, row)
-            return rows
+                found = {server[0] for server in rows[spec.name]["servers"]}
+                assert wanted == found, f"{spec.name} has {found}, want {wanted}"
+            return True
 
-        return {"servers": self._daemon.eventually(is_done, timeout=60)}
+        self._daemon.eventually(is_done, timeout=60)
+        self._first_reset = self._first_step = None
+        return {}
 
     # ---- TCP ------------------------------------------------------------------------------------
 
@@ -195,44 +218,41 @@ class Player:
         """The whole handshake."""
         seen = self._syn(step)
         connection = self._connections[step.connection]
-        if connection.pod is not None:
-            self._from_server(step, SYN | ACK, seq=connection.first + 500_000, observe=False)
-            after = self._from_client(connection, ACK)
-            assert after["got"] == seen["got"], (seen, after)
-            seen = after
-        return seen
+        if connection.pod is None:
+            return seen
+        return {"got": [seen["got"], self._syn_ack(step)["got"], self._ack(step)["got"]]}
 
     def _syn(self, step):
         if step.connection not in self._connections:
-            family = self._services[step.service].family
-            source = [family.client, *family.clients][step.client]
+            service = self._services[step.service]
             self._connections[step.connection] = Connection(
-                step.service, source, FIRST_PORT + step.port
+                step.service, self._source(service, step.client), FIRST_PORT + step.port
             )
         connection = self._connections[step.connection]
-        # On a connection that goes on it is a late copy of its first segment.
-        if self._state(connection)[0] in ("TIME_WAIT", "CLOSE", None):
-            connection.begin()
-        return self._from_client(connection, SYN, seq=connection.first)
+        is_new = connection.pod is None
+        seen = self._from_client(connection, SYN)
+        if not is_new:
+            # The kernel takes a connection that is replaced out of the counters at its next tick.
+            time.sleep(TICK)
+        return seen
 
     def _syn_ack(self, step):
-        connection = self._connections[step.connection]
-        return self._from_server(step, SYN | ACK, seq=connection.first + 500_000)
+        return self._from_server(step, SYN | ACK)
 
     def _ack(self, step):
         return self._from_client(self._connections[step.connection], ACK)
 
     def _data(self, step):
-        return self._from_client(self._connections[step.connection], ACK, b"question", takes=8)
+        return self._from_client(self._connections[step.connection], ACK, b"question")
 
     def _answer(self, step):
-        return self._from_server(step, ACK, b"answer", takes=6)
+        return self._from_server(step, ACK, b"answer")
 
     def _fin(self, step):
-        return self._from_client(self._connections[step.connection], FIN | ACK, takes=1)
+        return self._from_client(self._connections[step.connection], FIN | ACK)
 
     def _server_fin(self, step):
-        return self._from_server(step, FIN | ACK, takes=1)
+        return self._from_server(step, FIN | ACK)
 
     def _rst(self, step):
         self._first_reset = self._first_reset or time.monotonic()
@@ -242,14 +262,16 @@ class Player:
         self._first_reset = self._first_reset or time.monotonic()
         return self._from_server(step, RST | ACK)
 
-    def _from_client(self, connection, flags, data=b"", takes=0, seq=None, observe=True):
+    def _source(self, service, client):
+        return [service.family.client, *service.family.clients][client]
+
+    def _from_client(self, connection, flags, data=b""):
         service = self._services[connection.service]
         wire = self._wires[service.family.name]
         wire.send(
             connection.source, connection.port, service.address, service.port, flags,
-            seq or connection.client_seq, connection.server_seq if flags & ACK else 0, data,
+            CLIENT_SEQ, SERVER_SEQ if flags & ACK else 0, data,
         )  # fmt: skip
-        connection.client_seq += takes
         came = wire.receive(SILENCE)
         if came is None or came == "unreachable":
             result = came or "silence"
@@ -261,20 +283,18 @@ class Player:
             assert (came.port, came.flags) == (POD_PORT, flags), came
             connection.pod = self._lab.pod(came.host)
             result = came.host
-        return self._after(connection, wire, result) if observe else None
+        return self._after(connection, wire, result)
 
-    def _from_server(self, step, flags, data=b"", takes=0, seq=None, observe=True):
+    def _from_server(self, step, flags, data=b""):
         connection = self._connections[step.connection]
         if connection.pod is None:
             return {"got": "no server"}
         service = self._services[connection.service]
         wire = self._wires[service.family.name]
-        own = connection.pod.address(service.family)
         wire.send(
-            own, POD_PORT, connection.source, connection.port, flags,
-            seq or connection.server_seq, connection.client_seq, data,
+            connection.pod.address(service.family), POD_PORT, connection.source, connection.port,
+            flags, SERVER_SEQ, CLIENT_SEQ, data,
         )  # fmt: skip
-        connection.server_seq += takes
         came = wire.receive(SILENCE)
         if came is None or came == "unreachable":
             result = came or "silence"
@@ -282,55 +302,39 @@ class Player:
             result = "client"
         else:
             result = "client, not from the virtual server"
-        return self._after(connection, wire, result) if observe else None
+        return self._after(connection, wire, result)
 
     def _after(self, connection, wire, result):
-        more = wire.drain()
-        state, expires = self._state(connection)
-        return {
-            "got": result,
-            "more": [str(each) for each in more],
-            "state": state,
-            "expires": expires,
-            "server": self._row(connection.service),
-        }
+        self._touch(connection)
+        seen = {"got": result}
+        if more := wire.drain():
+            seen["more"] = [str(each) for each in more]
+        return seen
 
-    def _state(self, connection):
-        service = self._services[connection.service]
-        port = service.ports[0]
-        for each in self._lab.table.connections():
-            if (
-                (each.protocol, each.virtual, each.client_port)
-                == (port.protocol, service.address, connection.port)
-                and each.client == connection.source
-            ):  # fmt: skip
-                return each.state, each.expires
-        return None, None
+    def _touch(self, connection):
+        name = self._walk.services[connection.service].name
+        self._touched.add(f"{name} {connection.source} {connection.port}")
 
     # ---- UDP ------------------------------------------------------------------------------------
 
     def _datagram(self, step):
         service = self._services[step.service]
-        family = service.family
-        source = [family.client, *family.clients][step.client]
+        source, port = self._source(service, step.client), FIRST_PORT + step.port
         with self._lab.client:
-            client = socket.socket(family.af, socket.SOCK_DGRAM)
+            client = socket.socket(service.family.af, socket.SOCK_DGRAM)
         with client:
             client.settimeout(SILENCE)
-            client.bind((source, FIRST_PORT + step.port))
+            client.bind((source, port))
             client.connect((service.address, service.port))
             try:
                 client.send(b"hello\n")
                 answer = client.recv(2048).decode().split()
-                assert (answer[1], int(answer[2])) == (source, FIRST_PORT + step.port), answer
+                assert answer[1:] == [source, str(port), "hello"], answer
                 result = answer[0]
             except ConnectionRefusedError:
                 result = "unreachable"
             except TimeoutError:
                 result = "silence"
-        self._wires[family.name].drain()
-        connection = Connection(step.service, source, FIRST_PORT + step.port)
-        state, expires = self._state(connection)
-        return {
-            "got": result, "state": state, "expires": expires, "server": self._row(step.service),
-        }  # fmt: skip
+        self._wires[service.family.name].drain()  # the ICMP error
+        self._touch(Connection(step.service, source, port))
+        return {"got": result}

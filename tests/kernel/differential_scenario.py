@@ -5,7 +5,7 @@ Only data: the player makes it happen on a data plane. Nothing here depends on w
 so both planes get the same steps.
 
 A walk is made of rounds. The clock must not decide what is compared, so within a round no
-connection can expire: resets (10 s in state CLOSE, all other states last a minute or more) come in
+connection expires: resets (10 s in state CLOSE, all other states last a minute or more) come in
 its last steps only. A round ends with `end`, which resets what lingers, and `settle`: the player waits
 until all of that, and each real server that drained, is gone.
 """
@@ -18,6 +18,7 @@ HASHES = ("sh", "dh", "mh")
 PODS = 5
 CLIENTS = 9  # addresses
 AFFINITY = 600
+LAST_STEPS = 15  # of a round, in which there may be resets
 
 SEGMENTS = ("syn", "syn-ack", "ack", "data", "answer", "fin", "server-fin")
 RESETS = ("rst", "server-rst")
@@ -96,7 +97,7 @@ class Walk:
         self.steps = []
         for each in range(rounds):
             for step in range(steps_per_round):
-                self._one(may_reset=step > steps_per_round * 19 // 20)
+                self._one(may_reset=step >= steps_per_round - LAST_STEPS)
             if each == rounds // 2:
                 self._add("restart")
             self._settle()
@@ -116,7 +117,7 @@ class Walk:
             self._stick: 1,
         }
         if may_reset:
-            kinds[self._reset] = 20
+            kinds[self._reset] = 60
         self._random.choices(list(kinds), list(kinds.values()))[0]()
 
     def _service(self, protocol):
