@@ -119,7 +119,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   __builtin_memset(&flow, 0, sizeof(flow));
   flow.rs = choose(&choice, &p->tuple.saddr);
   if (replaces) {
-    end_connection(&p->tuple);
+    end_connection();
   }
   real = rs_at(flow.rs);
   counts = rs_counts_at(flow.rs);
