@@ -2,8 +2,8 @@
 """Plays the differential scenario on the data plane of the mode, and tells what it saw.
 
 Run by `differential`, which compares. Each line that starts with "trace " is an observation, as
-JSON: of a step, what became of its packet; and every few steps, all virtual servers and connections
-that are not as they were when we last looked.
+JSON: of a step, what became of its packet; and every few steps and after each change, all virtual
+servers and connections that are not as they were when we last looked.
 """
 
 import concurrent.futures
@@ -21,9 +21,9 @@ from segments import ACK, FIN, RST, SYN, Wire
 
 FIRST_PORT = 40000
 POD_PORT = 9090
-SILENCE = 0.4  # seconds without an answer
+SILENCE = 2.0  # seconds without an answer; hardly ever there is none
 TICK = 0.05  # in which the kernel's timers have done what was due
-LOOK_EVERY = 4  # steps
+LOOK_EVERY = 8  # steps; for one of the modes a look is two processes
 CLIENT_SEQ, SERVER_SEQ = 1_000_000, 2_000_000
 # Seconds within which nothing expires that is compared: state CLOSE lasts 10 s, others 60 s or more.
 RESETS_LAST, ROUND_LASTS = 9, 58
@@ -55,7 +55,7 @@ class Player:
         self._wires = {}
         self._connections = {}
         self._seen = ({}, {})  # rows, connections
-        self._touched = set()
+        self._touched = {}  # connections that had a packet since, and when
         self._first_reset = self._first_step = None
         self._reader = concurrent.futures.ThreadPoolExecutor(1)
 
@@ -77,9 +77,10 @@ class Player:
             self._first_step = self._first_step or time.monotonic()
             seen = getattr(self, "_" + step.do.replace("-", "_"))(step)
             name = self._walk.services[step.service].name if step.service >= 0 else ""
+            rows = seen.pop("rows", None)
             self._tell({"step": str(step), "on": name, **seen})
-            if step.number % LOOK_EVERY == 0 or step.do in ("change", "end", "settle", "restart"):
-                self._look(step.number)
+            if rows or step.number % LOOK_EVERY == 0 or step.do in ("end", "restart"):
+                self._look(step.number, rows)
         for wire in self._wires.values():
             wire.close()
 
@@ -94,10 +95,10 @@ class Player:
 
     # ---- what the plane holds -------------------------------------------------------------------
 
-    def _look(self, number):
-        """What is new. Of connections that had a packet, also the time that is left."""
+    def _look(self, number, rows=None):
+        """What is new. Of connections that had a packet, also the time that it gave them."""
         reading = self._reader.submit(self._lab.table.connections)
-        rows = self._rows()
+        rows = rows or self._rows()
         held, left = {}, {}
         for each in reading.result():
             name = self._names.get(each.virtual)
@@ -105,7 +106,7 @@ class Player:
                 key = f"{name} {each.client} {each.client_port}"
                 held[key] = [self._pods[each.server], each.state]
                 if key in self._touched:
-                    left[key] = each.expires
+                    left[key] = each.expires + int(time.monotonic() - self._touched[key])
         for key in sorted(left):
             self._tell({"after": number, "connection": key, "expires": left[key]})
         for what, now, before in zip(("server", "connection"), (rows, held), self._seen):
@@ -113,7 +114,7 @@ class Player:
                 if now.get(key) != before.get(key):
                     self._tell({"after": number, what: key, "is": now.get(key)})
         self._seen = (rows, held)
-        self._touched = set()
+        self._touched = {}
 
     def _rows(self):
         """By name of the virtual server: its real servers in the order of the walk."""
@@ -151,23 +152,22 @@ class Player:
         service.publish(weights)
 
     def _change(self, step):
-        self._look(step.number)
         spec = self._walk.services[step.service]
         self._publish(self._services[step.service], step)
         wanted = {f"pod{pod}": weight for pod, weight in step.weights.items()}
 
         def is_done():
-            row = self._rows()[spec.name]
+            rows = self._rows()
+            row = rows[spec.name]
             assert (row["scheduler"], row["persistence"]) == (step.scheduler, step.affinity), row
             weights = {name: weight for name, weight, *_ in row["servers"]}
             assert {name: weights.get(name) for name in wanted} == wanted, f"{row} want {wanted}"
             for name, weight, active, inactive in row["servers"]:
                 may_stay = spec.protocol == "TCP" and weight == 0 and active + inactive > 0
                 assert name in wanted or may_stay, f"{name} is still there: {row}"
-            return True
+            return rows
 
-        self._daemon.eventually(is_done)
-        return {}
+        return {"rows": self._daemon.eventually(is_done)}
 
     def _restart(self, step):
         """Must leave all as it is. A service that is new afterwards tells when it is through."""
@@ -206,11 +206,11 @@ class Player:
                 wanted = {endpoint.pod.name for endpoint in service.endpoints}
                 found = {server[0] for server in rows[spec.name]["servers"]}
                 assert wanted == found, f"{spec.name} has {found}, want {wanted}"
-            return True
+            return rows
 
-        self._daemon.eventually(is_done, timeout=60)
+        rows = self._daemon.eventually(is_done, timeout=60)
         self._first_reset = self._first_step = None
-        return {}
+        return {"rows": rows}
 
     # ---- TCP ------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class Player:
 
     def _touch(self, connection):
         name = self._walk.services[connection.service].name
-        self._touched.add(f"{name} {connection.source} {connection.port}")
+        self._touched[f"{name} {connection.source} {connection.port}"] = time.monotonic()
 
     # ---- UDP ------------------------------------------------------------------------------------
 

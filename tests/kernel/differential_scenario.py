@@ -111,9 +111,9 @@ class Walk:
             self._half_open: 6,
             self._segment: 30,
             self._datagram: 24,
-            self._reweigh: 5,
-            self._endpoints: 5,
-            self._reschedule: 3,
+            self._reweigh: 3,
+            self._endpoints: 3,
+            self._reschedule: 2,
             self._stick: 1,
         }
         if may_reset:
