@@ -107,23 +107,25 @@ std::uint32_t adjust(std::uint32_t level, const Levels& levels) {
   return levels.step > 1 ? level / levels.step * levels.step + 1 : level;
 }
 
-/// The level after the changes from `before` to `now`, one server at a time: those that are new,
-/// from the end of the walk to its head, then changed weights, then those that are gone.
+/// The level after the changes from `before` to `now`, one server at a time and in the order in
+/// which the ipvs plane tells them to the kernel: new ones and changed weights by address, then
+/// those that are gone.
 std::uint32_t level_after(std::vector<Member> before, std::span<const Member> now,
                           std::uint32_t level) {
-  for (std::size_t i = now.size(); i > 0; --i) {
-    if (find(before, now[i - 1].number) == nullptr) {
-      before.insert(before.begin(), now[i - 1]);
-      level = adjust(level, levels_of(before));
+  std::vector<Member> wanted(now.begin(), now.end());
+  std::ranges::sort(wanted, {}, &Member::socket);
+  for (const Member& member : wanted) {
+    const auto known = std::ranges::find(before, member.number, &Member::number);
+    if (known == before.end()) {
+      before.insert(before.begin(), member);
+    } else if (known->weight != member.weight) {
+      known->weight = member.weight;
+    } else {
+      continue;
     }
+    level = adjust(level, levels_of(before));
   }
-  for (Member& member : before) {
-    const Member* current = find(now, member.number);
-    if (current != nullptr && current->weight != member.weight) {
-      member.weight = current->weight;
-      level = adjust(level, levels_of(before));
-    }
-  }
+  std::ranges::sort(before, {}, &Member::socket);
   for (std::size_t i = 0; i < before.size();) {
     if (find(now, before[i].number) != nullptr) {
       ++i;

@@ -22,15 +22,16 @@ class World {
     std::erase_if(walk_, [&](const Member& m) { return m.number == number(name); });
     return publish();
   }
-  World& edit(char name, std::uint32_t weight) {
+  World& edit(const std::map<char, std::uint32_t>& weights) {
     for (Member& m : walk_) {
-      if (m.number == number(name)) {
-        m.weight = weight;
-        m.last_weight = weight == 0 ? m.last_weight : weight;
+      if (const auto at = weights.find(letter(m.number)); at != weights.end()) {
+        m.weight = at->second;
+        m.last_weight = m.weight == 0 ? m.last_weight : m.weight;
       }
     }
     return publish();
   }
+  World& edit(char name, std::uint32_t weight) { return edit({{name, weight}}); }
   World& become(bpf::fl_scheduler scheduler) {
     const Former former{walk_, {}, 0};
     scheduler_ = scheduler;
@@ -151,6 +152,19 @@ TEST(WeightedRoundRobinChange, Add) {
   world.add('A', 4).add('B', 3).add('C', 2);
   EXPECT_EQ(world.picks(3), "CBA");
   EXPECT_EQ(world.add('D', 4).picks(23), "DCBADADBADCBADCBADADBAD");
+}
+
+// The kernel is told of each in turn, by address; the order shows in the level.
+TEST(WeightedRoundRobinChange, EditsAtOnceAreEditsInTurn) {
+  World at_once(bpf::FL_WRR);
+  World in_turn(bpf::FL_WRR);
+  for (World* world : {&at_once, &in_turn}) {
+    world->add('A', 1).add('B', 1).add('C', 4).edit('C', 3).edit('C', 4);
+    world->edit('A', 4).edit('A', 1);
+    EXPECT_EQ(world->picks(4), "CBAC");
+  }
+  in_turn.edit('A', 2).edit('B', 2).edit('C', 5);
+  EXPECT_EQ(at_once.edit({{'A', 2}, {'B', 2}, {'C', 5}}).picks(12), in_turn.picks(12));
 }
 
 // Seen on a 6.1 kernel: no first pass that serves everyone, since the set is complete.
