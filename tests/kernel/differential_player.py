@@ -154,6 +154,7 @@ class Player:
     def _change(self, step):
         spec = self._walk.services[step.service]
         self._publish(self._services[step.service], step)
+        address = self._services[step.service].address
         wanted = {f"pod{pod}": weight for pod, weight in step.weights.items()}
 
         def is_done():
@@ -165,6 +166,10 @@ class Player:
             for name, weight, active, inactive in row["servers"]:
                 may_stay = spec.protocol == "TCP" and weight == 0 and active + inactive > 0
                 assert name in wanted or may_stay, f"{name} is still there: {row}"
+            if spec.protocol == "UDP":  # flows to who is gone end a moment later than that goes
+                flows = [c for c in self._lab.table.connections() if c.virtual == address]
+                gone = {self._pods[c.server] for c in flows if c.client_port} - set(wanted)
+                assert not gone, f"there are still flows to {gone}"
             return rows
 
         return {"rows": self._daemon.eventually(is_done)}
