@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The data planes whose traffic is compared. Each programs the same services on a director, and
+knows whether this kernel and machine have what it needs."""
+
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import time
+
+from netns import check
+
+PORT = 80
+SERVER_PORT = 8080
+SERVERS = ("198.51.100.11", "198.51.100.12")
+SERVICE_NET = "10.96.0.0/16"
+CLIENT_NET = "192.0.2.0/24"
+PROBED = "10.96.255.1"  # the last of all services, and the one that leads to real servers
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def services(count):
+    """(address, servers) of each; the probed one is the last."""
+    made_up = [
+        (
+            f"10.96.{n // 250}.{1 + n % 250}",
+            [f"198.18.{n // 125}.{1 + n % 125 * 2 + i}" for i in range(len(SERVERS))],
+        )
+        for n in range(count - 1)
+    ]
+    return made_up + [(PROBED, list(SERVERS))]
+
+
+class Plane:
+    """Nothing, so far: the director routes."""
+
+    kind = "routing"
+    tracks = False  # connections, with the kernel's conntrack
+
+    def __init__(self, count=0):
+        self.count = count
+        self.name = f"{self.kind}-{count}" if count else self.kind
+        self.targets = (PROBED,) if count else SERVERS
+        self.port = PORT if count else SERVER_PORT
+
+    def lacks(self):
+        """What is missing on this machine; empty: nothing."""
+        return ""
+
+    def program(self, director, directory):
+        pass
+
+    def close(self):
+        pass
+
+
+class Ebpf(Plane):
+    """The daemon itself, with a bpffs of its own. The clients are pods, so they are not hidden, and
+    connections are translated on the director's devices only."""
+
+    kind = "ebpf"
+    binary = ""
+    _process = None
+
+    def program(self, director, directory):
+        manifests = os.path.join(directory, self.name)
+        bpffs = os.path.join(directory, self.name + ".bpffs")
+        os.mkdir(manifests)
+        os.mkdir(bpffs)
+        check(_libc.mount(b"bpf", bpffs.encode(), b"bpf", 0, None), f"mount {bpffs}")
+        _write_manifests(manifests, services(self.count))
+        pins = os.path.join(bpffs, "fairlead")
+        log = os.path.join(directory, self.name + ".log")
+        with open(log, "wb") as out:
+            self._process = director.start(
+                [
+                    self.binary, "run", "--proxy-mode", "ebpf", "--manifests", manifests,
+                    "--ebpf-pin-dir", pins, "--ebpf-sockets", "off", "--cluster-cidr", CLIENT_NET,
+                    "--hostname-override", "director", "--allocation-file=",
+                ],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            )  # fmt: skip
+        for _ in range(600):
+            if self._process.poll() is not None:
+                break
+            command = [self.binary, "get", "table", "-o", "json", "--ebpf-pin-dir", pins]
+            answer = subprocess.run(command, capture_output=True, text=True)
+            if answer.returncode == 0 and (
+                len(json.loads(answer.stdout)["virtual_servers"]) == self.count
+            ):
+                return
+            time.sleep(0.1)
+        with open(log, errors="replace") as text:
+            raise AssertionError(f"{self.name} is not programmed: {text.read()[-2000:]}")
+
+    def close(self):
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+
+
+class Nftables(Plane):
+    """A verdict map leads from address and port to the chain of the service, as in kube-proxy's
+    nftables mode."""
+
+    kind = "nftables"
+    tracks = True
+
+    def lacks(self):
+        return "" if shutil.which("nft") else "the program nft"
+
+    def program(self, director, directory):
+        chains, elements = [], []
+        for number, (address, servers) in enumerate(services(self.count)):
+            ways = ", ".join(f"{i} : {at} . {SERVER_PORT}" for i, at in enumerate(servers))
+            chains.append(
+                f"chain service-{number} {{ meta l4proto tcp dnat ip to "
+                f"numgen random mod {len(servers)} map {{ {ways} }}; }}"
+            )
+            elements.append(f"{address} . tcp . {PORT} : goto service-{number}")
+        rules = (
+            "table ip bench {\n"
+            + "\n".join(chains)
+            + "\nmap services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { "
+            + ", ".join(elements)
+            + " }; }\nchain prerouting { type nat hook prerouting priority dstnat; "
+            + "ip daddr . meta l4proto . th dport vmap @services; }\n}\n"
+        )
+        director.run("nft", "-f", "-", input=rules)
+
+
+class Iptables(Plane):
+    """A list of rules, one for each service, and a chain of each, as in kube-proxy's iptables mode
+    (which has a chain more, for each endpoint)."""
+
+    variant = ""
+    tracks = True
+
+    def lacks(self):
+        program = f"iptables-{self.variant}-restore"
+        return "" if shutil.which(program) else f"the program {program}"
+
+    def program(self, director, directory):
+        lines = ["*nat", ":KUBE-SERVICES - [0:0]"]
+        listed = services(self.count)
+        lines += [f":KUBE-SVC-{number} - [0:0]" for number in range(len(listed))]
+        lines.append("-A PREROUTING -j KUBE-SERVICES")
+        for number, (address, servers) in enumerate(listed):
+            chain = f"KUBE-SVC-{number}"
+            lines.append(
+                f"-A KUBE-SERVICES -d {address}/32 -p tcp -m tcp --dport {PORT} -j {chain}"
+            )
+            for i, at in enumerate(servers):
+                left = len(servers) - i
+                chance = (
+                    f"-m statistic --mode random --probability {1 / left:.6f} " if left > 1 else ""
+                )
+                lines.append(
+                    f"-A {chain} -p tcp {chance}-j DNAT --to-destination {at}:{SERVER_PORT}"
+                )
+        lines += ["COMMIT", ""]
+        director.run(f"iptables-{self.variant}-restore", input="\n".join(lines))
+
+
+class IptablesNft(Iptables):
+    kind = "iptables-nft"
+    variant = "nft"
+
+
+class IptablesLegacy(Iptables):
+    kind = "iptables-legacy"
+    variant = "legacy"
+
+
+class Ipvs(Plane):
+    """The kernel's, forwarding by NAT."""
+
+    kind = "ipvs"
+
+    def lacks(self):
+        if not os.path.exists("/proc/net/ip_vs"):
+            return "IPVS in the kernel"
+        return "" if shutil.which("ipvsadm") else "the program ipvsadm"
+
+    def program(self, director, directory):
+        lines = []
+        for address, servers in services(self.count):
+            lines.append(f"-A -t {address}:{PORT} -s rr")
+            lines += [f"-a -t {address}:{PORT} -r {at}:{SERVER_PORT} -m" for at in servers]
+        director.run("ipvsadm", "-R", input="\n".join(lines) + "\n")
+        director.run("ip", "route", "add", "local", SERVICE_NET, "dev", "lo")
+
+
+SERVICE_PLANES = (Ebpf, Nftables, IptablesNft, IptablesLegacy, Ipvs)
+
+
+def _write_manifests(folder, listed):
+    for first in range(0, len(listed), 500):
+        items = []
+        for number, (address, servers) in enumerate(listed[first : first + 500], first):
+            name = f"service-{number}"
+            items.append({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"name": name, "namespace": "bench"},
+                "spec": {
+                    "clusterIP": address, "ports": [{"port": PORT, "targetPort": SERVER_PORT}]
+                },
+            })  # fmt: skip
+            items.append({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"{name}-a", "namespace": "bench",
+                    "labels": {"kubernetes.io/service-name": name},
+                },
+                "addressType": "IPv4",
+                "ports": [{"name": "", "port": SERVER_PORT, "protocol": "TCP"}],
+                "endpoints": [
+                    {"addresses": [at], "conditions": {"ready": True}} for at in servers
+                ],
+            })  # fmt: skip
+        with open(os.path.join(folder, f"{first:05}.json"), "w") as file:
+            json.dump({"apiVersion": "v1", "kind": "List", "items": items}, file)
