@@ -16,7 +16,7 @@ namespace fairlead::bpf {
 /// How much there is room for. A pinned map keeps the size it was made with.
 struct Sizes {
   std::uint32_t virtual_servers = 16'384;
-  std::uint32_t real_servers = 65'536;
+  std::uint32_t real_servers = 131'072;
   std::uint32_t slots = 1U << 20U;
   /// Each has two flows, or four if its client is hidden.
   std::uint32_t connections = 262'144;
