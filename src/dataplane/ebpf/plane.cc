@@ -110,9 +110,7 @@ void Plane::apply(const plan::Delta& delta, TimePoint now) {
     }
     std::ranges::sort(keys);
   }
-  for (const Key& key : keys) {
-    sync(key, now);
-  }
+  sync(keys, now);
   if (!std::exchange(synced_, true)) {
     next_audit_ = now + config_.audit_period;
     next_sweep_ = now + kSweepPeriod;
@@ -123,13 +121,36 @@ void Plane::apply(const plan::Delta& delta, TimePoint now) {
   }
 }
 
-void Plane::sync(const Key& key, TimePoint now) {
-  const auto at = entries_.find(key);
-  if (at == entries_.end()) {
-    return;
+void Plane::sync(std::span<const Key> keys, TimePoint now) {
+  std::vector<Work> works;
+  works.reserve(keys.size());
+  for (const Key& key : keys) {
+    const auto at = entries_.find(key);
+    if (at != entries_.end() && !std::exchange(at->second.in_run, true)) {
+      works.push_back({key, at->second, {}});
+    }
   }
-  Entry& entry = at->second;
-  const Status status = entry.desired != nullptr ? put(key, entry, now) : withdraw(key, entry);
+  for (Work& work : works) {
+    if (work.entry.desired != nullptr) {
+      work.status = put(work.key, work.entry, now);
+    }
+  }
+  make_public(works);
+  // After those that may take over an address.
+  for (Work& work : works) {
+    if (work.entry.desired == nullptr) {
+      work.status = withdraw(work.key, work.entry);
+    }
+  }
+  for (const Work& work : works) {
+    conclude(work, now);
+  }
+}
+
+/// The entry may be gone afterwards.
+void Plane::conclude(const Work& work, TimePoint now) {
+  const auto& [key, entry, status] = work;
+  entry.in_run = false;
   if (status) {
     retries_.erase(key);
     ++operations_;
@@ -165,10 +186,7 @@ Status Plane::put(const Key& key, Entry& entry, TimePoint now) {
   if (Status status = place_servers(entry, now); !status) {
     return status;
   }
-  if (Status status = publish(key, entry, now); !status) {
-    return status;
-  }
-  return make_public(key, entry);
+  return publish(key, entry, now);
 }
 
 /// Real servers into the walk: kept ones at their places, new ones at the head one after another as
@@ -349,29 +367,66 @@ Status Plane::publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler sch
   return {};
 }
 
-Status Plane::make_public(const Key& key, Entry& entry) {
-  const bool on_node = entry.desired->on_node_interface;
-  if (entry.is_public == on_node) {
-    return {};
-  }
-  if (!entry.is_public) {
-    const bpf::NumberEntry number{key_of(key), entry.number};
-    if (Status status = tables_->put_numbers(std::span(&number, 1)).front(); !status) {
-      return status;
-    }
-  } else if (!*entry.is_public) {
-    if (Status status = release_address(key.address); !status) {
-      return status;
+/// Entries of `numbers`, for all that are in order so far: a whole plan takes two calls.
+void Plane::make_public(std::span<Work> works) {
+  std::vector<bpf::NumberEntry> numbers;
+  std::vector<Work*> waiting;
+  for (Work& work : works) {
+    if (work.status && work.entry.desired != nullptr && !work.entry.is_public) {
+      numbers.push_back({key_of(work.key), work.entry.number});
+      waiting.push_back(&work);
     }
   }
-  entry.is_public = true;  // as if on the node until the address is claimed
-  if (!on_node) {
-    if (Status status = claim_address(key.address); !status) {
-      return status;
+  std::vector<Status> results = tables_->put_numbers(numbers);
+  for (std::size_t i = 0; i < waiting.size(); ++i) {
+    waiting[i]->status = std::move(results[i]);
+    if (waiting[i]->status) {
+      waiting[i]->entry.is_public = true;  // as if on the node until the address is claimed
     }
   }
-  entry.is_public = on_node;
-  return {};
+
+  std::map<net::IpAddress, Status> claims;
+  std::vector<Work*> releasing;
+  waiting.clear();
+  for (Work& work : works) {
+    const Entry& entry = work.entry;
+    if (!work.status || entry.desired == nullptr ||
+        entry.is_public == entry.desired->on_node_interface) {
+      continue;
+    }
+    if (!*entry.is_public) {
+      releasing.push_back(&work);
+      continue;
+    }
+    waiting.push_back(&work);
+    if (!claimed_.contains(work.key.address)) {
+      claims.try_emplace(work.key.address);
+    }
+  }
+  numbers.clear();
+  for (const auto& [address, status] : claims) {
+    numbers.push_back({key_of(address), FL_VS_REFUSE});
+  }
+  results = tables_->put_numbers(numbers);
+  std::size_t next = 0;
+  for (auto& [address, status] : claims) {
+    status = std::move(results[next++]);
+  }
+  for (Work* work : waiting) {
+    const auto claim = claims.find(work->key.address);
+    if (claim != claims.end() && !claim->second) {
+      work->status = claim->second;
+      continue;
+    }
+    ++claimed_[work->key.address];
+    work->entry.is_public = false;
+  }
+  for (Work* work : releasing) {
+    work->status = release_address(work->key.address);
+    if (work->status) {
+      work->entry.is_public = true;
+    }
+  }
 }
 
 Status Plane::withdraw(const Key& key, Entry& entry) {
@@ -486,18 +541,6 @@ void Plane::book(Entry& entry) {
 
 // --- Addresses -----------------------------------------------------------------------------------
 
-Status Plane::claim_address(const net::IpAddress& address) {
-  std::uint32_t& holders = claimed_[address];
-  if (holders == 0) {
-    const bpf::NumberEntry entry{key_of(address), FL_VS_REFUSE};
-    if (Status status = tables_->put_numbers(std::span(&entry, 1)).front(); !status) {
-      return status;
-    }
-  }
-  ++holders;
-  return {};
-}
-
 Status Plane::release_address(const net::IpAddress& address) {
   const auto at = claimed_.find(address);
   FAIRLEAD_CHECK(at != claimed_.end());
@@ -542,9 +585,7 @@ void Plane::run_due(TimePoint now) {
       due.push_back(key);
     }
   }
-  for (const Key& key : due) {
-    sync(key, now);
-  }
+  sync(due, now);
   if (!leaving_.empty() && now >= next_leaving_) {
     check_leaving(now);
   }

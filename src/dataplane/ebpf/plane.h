@@ -101,6 +101,7 @@ class Plane final : public DataPlane {
     std::vector<Real> walk;          // latest added first
     std::array<Set, bpf::FL_CLASSES> sets;
     std::optional<bpf::fl_scheduler> scheduler;
+    bool in_run = false;  // of `sync`, where a key named twice is one
     /// As booked in `totals_`.
     std::size_t servers = 0, reals = 0, leaving = 0;
   };
@@ -115,14 +116,21 @@ class Plane final : public DataPlane {
   void refresh_devices(bool thorough, TimePoint now);
   void audit(TimePoint now);
 
-  // plane.cc: one key
-  void sync(const Key& key, TimePoint now);
+  // plane.cc
+  /// One key in a run of `sync`.
+  struct Work {
+    const Key& key;
+    Entry& entry;
+    Status status;
+  };
+  void sync(std::span<const Key> keys, TimePoint now);
+  void conclude(const Work& work, TimePoint now);
   [[nodiscard]] Status put(const Key& key, Entry& entry, TimePoint now);
   [[nodiscard]] Status place_servers(Entry& entry, TimePoint now);
   [[nodiscard]] Status publish(const Key& key, Entry& entry, TimePoint now);
   [[nodiscard]] Status publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler scheduler,
                                    std::vector<Member> walk, TimePoint now);
-  [[nodiscard]] Status make_public(const Key& key, Entry& entry);
+  void make_public(std::span<Work> works);
   [[nodiscard]] Status withdraw(const Key& key, Entry& entry);
   void forget(const Key& key, Entry& entry, TimePoint now);
 
@@ -135,7 +143,6 @@ class Plane final : public DataPlane {
   void check_leaving(TimePoint now);
   void book(Entry& entry);
 
-  [[nodiscard]] Status claim_address(const net::IpAddress& address);
   [[nodiscard]] Status release_address(const net::IpAddress& address);
   void note(bpf::fl_point point, const bpf::fl_addr& address, int change);
 

@@ -185,6 +185,24 @@ TEST_F(PlaneTest, FirstProgramming) {
   EXPECT_THAT(summary.failures, IsEmpty());
 }
 
+TEST_F(PlaneTest, AddressThatChangesHandsStaysClaimed) {
+  start();
+  const auto web = server("10.96.0.1:80", {"198.51.100.1:80"});
+  auto on_node = std::make_shared<plan::VirtualServer>(*web);
+  on_node->on_node_interface = true;
+  const auto api = server("10.96.0.1:443", {"198.51.100.2:443"});
+  apply({web});
+  apply({api}, {web->key, web->key});
+  EXPECT_THAT(list_table(tables)->addresses, SizeIs(1));
+  apply({web}, {api->key});
+  EXPECT_THAT(list_table(tables)->addresses, SizeIs(1));
+  apply({on_node, api});
+  EXPECT_THAT(list_table(tables)->addresses, SizeIs(1));
+  apply({}, {api->key});
+  EXPECT_THAT(list_table(tables)->addresses, IsEmpty());
+  EXPECT_THAT(lines(), ElementsAre("10.96.0.1:80/TCP rr: 198.51.100.1:80"));
+}
+
 TEST_F(PlaneTest, RestartWritesNothingThatIsWanted) {
   start();
   const auto web = server("10.96.0.1:80", {"198.51.100.1:80", "198.51.100.2:80"});
