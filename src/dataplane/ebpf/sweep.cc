@@ -76,7 +76,11 @@ Result<bool> Sweep::slice(std::uint32_t now) {
 }
 
 void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
-  const std::uint32_t silence = now - entry.value.seen;
+  // Whether it may be an orphan, and this is the pass to ask.
+  const bool is_suspect =
+      now - entry.value.seen > kOrphanTicks &&
+      (entry.key.sport ^ entry.key.dport ^ (entry.key.sport >> 8U)) % kOrphanShare ==
+          stats_.passes % kOrphanShare;
   switch (entry.value.kind) {
     case bpf::FL_FORWARD:
       if (is_over(entry, now)) {
@@ -91,7 +95,7 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
       return;
     case bpf::FL_REPLY:
       if ((entry.value.flags & bpf::FL_FLOW_ONE_PACKET) != 0) {
-        if (silence <= tables_.config().udp_timeout) {
+        if (now - entry.value.seen <= tables_.config().udp_timeout) {
           return;
         }
         if (tables_.erase_flows(std::span(&entry.key, 1))) {
@@ -100,7 +104,7 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
         }
         return;
       }
-      if (silence > kOrphanTicks && !tables_.find_flow(key_of_forward(entry.key, entry.value))) {
+      if (is_suspect && !tables_.find_flow(key_of_forward(entry.key, entry.value))) {
         break;
       }
       return;
@@ -112,7 +116,7 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
                              entry.key.protocol,
                              bpf::FL_EGRESS,
                              0};
-      if (silence > kOrphanTicks && !tables_.find_flow(reply)) {
+      if (is_suspect && !tables_.find_flow(reply)) {
         break;
       }
       return;
@@ -125,7 +129,7 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
                                   entry.key.protocol,
                                   bpf::FL_EGRESS,
                                   0};
-      if (silence > kOrphanTicks && !tables_.find_flow(hide)) {
+      if (is_suspect && !tables_.find_flow(hide)) {
         break;
       }
       return;

@@ -17,6 +17,10 @@ namespace fairlead::dataplane::ebpf {
 /// Flows read in one slice.
 inline constexpr std::size_t kSweepSlice = 8192;
 
+/// Of so many passes, each flow is in one asked whether its connection is still there. That takes a
+/// call to the kernel, which all silent flows together would make longer than the pass itself.
+inline constexpr std::uint32_t kOrphanShare = 16;
+
 /// Ticks that a flow may be silent, by its protocol and state.
 [[nodiscard]] std::uint32_t timeout_of(const bpf::fl_config& config, std::uint8_t protocol,
                                        std::uint32_t state);
