@@ -150,7 +150,8 @@ class Iptables(Plane):
         for number, (address, servers) in enumerate(listed):
             chain = f"KUBE-SVC-{number}"
             lines.append(
-                f"-A KUBE-SERVICES -d {address}/32 -p tcp -m tcp --dport {PORT} -j {chain}"
+                f"-A KUBE-SERVICES -d {address}/32 -p tcp -m comment --comment "
+                f'"bench/service-{number} cluster IP" -m tcp --dport {PORT} -j {chain}'
             )
             for i, at in enumerate(servers):
                 left = len(servers) - i
