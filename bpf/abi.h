@@ -218,15 +218,16 @@ struct fl_flow {
   __u32 packets;
   __u32 born;         /* ticks */
   __be16 client_port; /* see above */
-  __u16 pad;
+  __u8 is_answered;   /* FL_FORWARD, with the fast path: a reply has been seen */
+  __u8 pad;
   __u64 bytes; /* of IP packets */
 };
 FL_SIZE(fl_flow, 56);
 enum fl_flow_flags {
-  FL_FLOW_HIDDEN = 1,      /* there are FL_HIDE and FL_UNHIDE */
-  FL_FLOW_INACTIVE = 2,    /* as IPVS: counted as inactive */
-  FL_FLOW_TEMPLATE = 4,    /* made through persistence */
-  FL_FLOW_NO_OUTPUT = 8,   /* direct, tunnel: replies are not seen, FL_FORWARD is the only flow */
+  FL_FLOW_HIDDEN = 1,    /* there are FL_HIDE and FL_UNHIDE */
+  FL_FLOW_INACTIVE = 2,  /* as IPVS: counted as inactive */
+  FL_FLOW_TEMPLATE = 4,  /* made through persistence */
+  FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen, FL_FORWARD is the only flow */
   FL_FLOW_TUNNEL = 16,
   FL_FLOW_ONE_PACKET = 32, /* FL_REPLY and FL_HIDE that no FL_FORWARD owns: see below */
   FL_FLOW_ACK_COUNTS = 64, /* FL_REPLY: the next ACK can change the state, which few can */
@@ -338,7 +339,10 @@ struct fl_device {
   __u32 flags;
 };
 FL_SIZE(fl_device, 36);
-enum fl_device_flags { FL_DEVICE_PODS = 1 /* what comes in is from a pod */ };
+enum fl_device_flags {
+  FL_DEVICE_PODS = 1, /* what comes in is from a pod */
+  FL_DEVICE_PEER = 2, /* a veth whose other end is in another namespace */
+};
 
 /* Map `filter` (array of one, mmapped): sets of addresses, as bitmaps by FL_FILTER_BIT. A packet
  * with no address in its point's set passes at once. [FL_INGRESS]: virtual addresses and those that

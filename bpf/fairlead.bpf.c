@@ -10,6 +10,7 @@
  * routing, policy and connection tracking, sees client and server.
  */
 
+#include "fast.h"
 #include "flows.h"
 #include "forward.h"
 #include "hide.h"
@@ -23,6 +24,14 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* --- In ------------------------------------------------------------------------------------------
  */
+
+/* The packet is now for that end, and the fast path is tried at the end. */
+static __always_inline int go_on(struct packet* p, enum then then, const struct fl_addr* addr,
+                                 __be16 port) {
+  p->as_is.addr = *addr;
+  p->as_is.port = port;
+  return finally(p, then);
+}
 
 /* The client's packet, on to its server. */
 GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow* flow, __u32 now) {
@@ -44,6 +53,11 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
     struct end source, destination;
     ends(p, &source, &destination);
     write_port(skb, p, source.port_offset, p->tuple.sport, client_port);
+  }
+  if (fl_fast_path && flow->is_answered) {
+    p->as_is.sport = client_port;
+    p->as_is.is_hidden = flow->flags & FL_FLOW_HIDDEN;
+    return go_on(p, GO_FORWARD, &addr, port);
   }
   return PASS;
 }
@@ -209,7 +223,7 @@ static __noinline int fate_of(struct packet* p, struct fl_flow* flow, __u32 now)
     count(FL_EVENT_SERVER_GONE);
     return OVER;
   }
-  if (now - flow->seen > FL_TICKS_PER_SECOND && is_expired(&p->tuple, flow, now)) {
+  if ((__s32)(now - flow->seen) > (__s32)FL_TICKS_PER_SECOND && is_expired(&p->tuple, flow, now)) {
     return OVER;
   }
   if (p->tuple.protocol == IPPROTO_UDP || !is_start(p)) {
@@ -240,14 +254,27 @@ static __noinline int mind_next_ack(struct fl_tuple* forward, struct fl_flow* fl
   return 0;
 }
 
+/* On the fast path, a server's packet becomes its reply where it comes in. */
+static __always_inline int maybe_reply(struct __sk_buff* skb, struct packet* p) {
+  struct fl_addr addr = p->tuple.daddr;
+  if (!in_filter(FL_EGRESS, &p->tuple.saddr) || p->fragment != WHOLE ||
+      parse_ports(skb, p) != PARSED || p->is_icmp) {
+    return PASS;
+  }
+  return go_on(p, GO_BACK, &addr, p->tuple.dport);
+}
+
 static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   struct fl_flow* flow;
   enum parsed parsed;
   __u32 now;
   int fate;
   parsed = parse_addresses(skb, p);
-  if (parsed != PARSED || !in_filter(FL_INGRESS, &p->tuple.daddr)) {
+  if (parsed != PARSED) {
     return PASS; /* the stack judges what is malformed */
+  }
+  if (!in_filter(FL_INGRESS, &p->tuple.daddr)) {
+    return fl_fast_path ? maybe_reply(skb, p) : PASS;
   }
   parsed = parse_ports(skb, p);
   if (parsed == NOT_OURS) {
@@ -279,7 +306,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     __be16 port = flow->port;
     stamp(flow, p, now);
     write_destination(skb, p, &addr, port);
-    return PASS;
+    return fl_fast_path ? go_on(p, GO_BACK, &addr, port) : PASS;
   }
   fate = fate_of(p, flow, now);
   if (fate == OVER) {
@@ -311,6 +338,10 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
       return reset(skb, p);
     case SEND_AS_IS:
       return send_as_is(skb, p);
+    case GO_FORWARD:
+      return go_forward(skb);
+    case GO_BACK:
+      return go_back(skb);
     default:
       return verdict;
   }
@@ -318,18 +349,6 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
 
 /* --- Out -----------------------------------------------------------------------------------------
  */
-
-/* Replies that change the state of the connection, which lives in its other flow. */
-static __noinline int note_reply(struct fl_tuple* reply, struct fl_flow* flow, __u32 event) {
-  struct fl_tuple key;
-  struct fl_flow* forward;
-  key_of_forward(&key, reply, flow);
-  forward = bpf_map_lookup_elem(&flows, &key);
-  if (forward) {
-    move_state(forward, reply->protocol, FROM_SERVER, event);
-  }
-  return 0;
-}
 
 static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
   struct packet* p = new_packet(l3, FL_EGRESS);
@@ -371,24 +390,16 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
       return TC_ACT_SHOT;
     }
   }
-  if (flow->kind == FL_REPLY &&
-      (p->tuple.protocol == IPPROTO_SCTP ||
-       (p->tuple.protocol == IPPROTO_TCP &&
-        (flow->flags & FL_FLOW_ACK_COUNTS || p->event & (FL_TCP_SYN | FL_TCP_FIN | FL_TCP_RST))))) {
-    note_reply(&p->tuple, flow, p->event);
-    if (tcp_event(p->event) == TCP_EVENT_ACK) {
-      flow->flags &= ~FL_FLOW_ACK_COUNTS;
+  if (flow->kind == FL_REPLY) {
+    if (changes_state(p, flow) || (fl_fast_path && flow->packets == 0)) {
+      note_reply(&p->tuple, flow, p->event);
     }
+    write_reply(skb, p, flow, p->tuple.dport, now);
+    return PASS;
   }
   addr = flow->addr;
   port = flow->port;
   stamp(flow, p, now);
-  if (flow->kind == FL_REPLY && flow->client_port != p->tuple.dport) {
-    struct end source, destination;
-    __be16 client_port = flow->client_port;
-    ends(p, &source, &destination);
-    write_port(skb, p, destination.port_offset, p->tuple.dport, client_port);
-  }
   write_source(skb, p, &addr, port);
   return PASS;
 }

@@ -154,6 +154,29 @@ static __always_inline void move_state(struct fl_flow* flow, __u8 protocol, __u3
   }
 }
 
+/* May the reply change the connection's state? Most cannot, and need not look for it. */
+static __always_inline int changes_state(const struct packet* p, const struct fl_flow* reply) {
+  return p->tuple.protocol == IPPROTO_SCTP ||
+         (p->tuple.protocol == IPPROTO_TCP &&
+          (reply->flags & FL_FLOW_ACK_COUNTS || p->event & (FL_TCP_SYN | FL_TCP_FIN | FL_TCP_RST)));
+}
+
+/* Replies that change the state of the connection, which lives in its other flow. */
+static __noinline int note_reply(struct fl_tuple* reply, struct fl_flow* flow, __u32 event) {
+  struct fl_tuple key;
+  struct fl_flow* forward;
+  key_of_forward(&key, reply, flow);
+  forward = bpf_map_lookup_elem(&flows, &key);
+  if (forward) {
+    forward->is_answered = 1;
+    move_state(forward, reply->protocol, FROM_SERVER, event);
+  }
+  if (reply->protocol == IPPROTO_TCP && tcp_event(event) == TCP_EVENT_ACK) {
+    flow->flags &= ~FL_FLOW_ACK_COUNTS;
+  }
+  return 0;
+}
+
 /* A server that still is the one the flow was made for, and not removed. */
 static __always_inline struct fl_rs* server_of(const struct fl_flow* flow) {
   struct fl_rs* server = rs_at(flow->rs);
@@ -172,7 +195,8 @@ GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
     return 0;
   }
   timeout = timeout_of(key->protocol, flow->state);
-  if (now - flow->seen <= timeout) {
+  /* Signed: another CPU may have seen it a moment later than now. */
+  if ((__s32)(now - flow->seen) <= (__s32)timeout) {
     return 0;
   }
   if (flow->flags & FL_FLOW_NO_OUTPUT) {
@@ -180,7 +204,7 @@ GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
   }
   key_of_reply(&reply_key, key, flow);
   reply = bpf_map_lookup_elem(&flows, &reply_key);
-  return !reply || now - reply->seen > timeout;
+  return !reply || (__s32)(now - reply->seen) > (__s32)timeout;
 }
 
 /* Takes the packet's connection out, with all its flows, and its place in the counters. What it has

@@ -36,7 +36,7 @@ struct icmp_header {
 
 enum fragment { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
-enum then { NOTHING, REFUSE, RESET, SEND_AS_IS };
+enum then { NOTHING, REFUSE, RESET, SEND_AS_IS, GO_FORWARD, GO_BACK };
 
 /* From an IP header to that of its tunnel. */
 struct inherited {
@@ -65,7 +65,12 @@ struct packet {
     __u32 interface;
     struct bpf_redir_neigh next;
     struct inherited inherited;
-  } as_is; /* the server that is to get the packet as it is, and the way there */
+    /* The fast path: what stands in the packet by now, and what is known of the way. */
+    __be16 port, sport;
+    __u8 is_hidden;
+    __u8 is_peer;
+    __u8 macs[2 * ETH_ALEN];
+  } as_is; /* who is to get the packet, and the way there */
 };
 
 /* Where tc programs keep the packet, since the stack is small. They do not interrupt each other on

@@ -88,6 +88,7 @@ std::vector<Device> choose_devices(std::span<const netlink::Link> links,
     device.interface = static_cast<std::uint32_t>(link.index);
     device.name = link.name;
     device.is_ethernet = link.type == ARPHRD_ETHER;
+    device.is_peer = link.kind == "veth" && link.leads_elsewhere;
     device.has_pods =
         (!choice.pod_prefix.empty() && link.name.starts_with(choice.pod_prefix)) ||
         (!choice.pod_bridge.empty() && (link.name == choice.pod_bridge ||

@@ -27,6 +27,7 @@ struct Device {
   std::string name;
   bool is_ethernet = true;
   bool has_pods = false;
+  bool is_peer = false;  // a veth whose other end is in another namespace
   std::optional<net::IpAddress> hide4, hide6;
 
   friend bool operator==(const Device&, const Device&) = default;

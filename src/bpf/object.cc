@@ -177,7 +177,8 @@ Object::Object(Object&&) noexcept = default;
 Object& Object::operator=(Object&&) noexcept = default;
 Object::~Object() = default;
 
-Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes) {
+Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes,
+                            const Options& options) {
   // Kernels before 5.11 count maps against this; where it may not be raised, it may not matter.
   const rlimit unlimited{RLIM_INFINITY, RLIM_INFINITY};
   (void)::setrlimit(RLIMIT_MEMLOCK, &unlimited);  // a failure shows when the maps are made
@@ -188,6 +189,12 @@ Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes
     return fail(opened.error());
   }
   bpf_object* const object = impl->object;
+  const std::uint32_t fast_path = options.fast_path ? 1 : 0;
+  if (const int error = bpf_map__set_initial_value(
+          bpf_object__find_map_by_name(object, ".rodata.options"), &fast_path, sizeof(fast_path));
+      error != 0) {
+    return fail_errno(-error, "set the programs' options");
+  }
   std::vector<std::pair<bpf_map*, std::string>> fresh;
   for (bpf_map* map = bpf_object__next_map(object, nullptr); map != nullptr;
        map = bpf_object__next_map(object, map)) {

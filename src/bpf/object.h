@@ -27,6 +27,12 @@ struct Sizes {
   std::uint32_t devices = 16'384;
 };
 
+/// What the programs are loaded with; another load may differ.
+struct Options {
+  /// Answered connections go straight from device to device.
+  bool fast_path = false;
+};
+
 /// `DIR/v<layout>/maps`, `DIR/v<layout>/links`.
 [[nodiscard]] std::string map_directory(const std::string& pin_directory);
 [[nodiscard]] std::string link_directory(const std::string& pin_directory);
@@ -48,7 +54,8 @@ class Object {
  public:
   /// Loads the programs, with the maps pinned in the directory where there are some of this layout,
   /// and pins the others. What the verifier said is in the error.
-  [[nodiscard]] static Result<Object> load(const std::string& pin_directory, const Sizes& sizes);
+  [[nodiscard]] static Result<Object> load(const std::string& pin_directory, const Sizes& sizes,
+                                           const Options& options = {});
   /// Whether this kernel takes the programs: with least maps, nothing pinned.
   [[nodiscard]] static Status try_load();
   Object(const Object&) = delete;

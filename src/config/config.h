@@ -58,6 +58,7 @@ struct Config {
   std::string ebpf_cgroup;  // empty: where cgroup2 is mounted
   SocketScope ebpf_sockets = SocketScope::kNode;
   std::uint32_t ebpf_max_connections = 262'144;
+  bool ebpf_fast_path = false;
   std::vector<std::string> ebpf_devices;  // name patterns; empty: all that matter
 
   // The process.

@@ -34,7 +34,7 @@ struct Raw {
   std::string pin_dir = "/sys/fs/bpf/fairlead", cgroup, sockets = "node", devices;
   std::uint32_t max_connections = 262'144;
   int masquerade_bit = 14;
-  bool masquerade_all = false, strict_arp = false, hard_fail = false;
+  bool masquerade_all = false, strict_arp = false, hard_fail = false, fast_path = false;
   int verbosity = 0;
 };
 
@@ -216,6 +216,7 @@ Config to_config(const Raw& raw, const std::string& host_name, Mistakes& mistake
                         : raw.sockets == "all" ? SocketScope::kAll
                                                : SocketScope::kNode;
   config.ebpf_max_connections = raw.max_connections;
+  config.ebpf_fast_path = raw.fast_path;
   for (const std::string_view pattern : split(raw.devices, ',')) {
     if (!trim(pattern).empty()) {
       config.ebpf_devices.emplace_back(trim(pattern));
@@ -323,6 +324,10 @@ void add_run_flags(CLI::App& app, Raw& raw) {
                  "Connections that the ebpf plane can hold at once")
       ->capture_default_str()
       ->check(CLI::Range(64, 64 << 20));
+  app.add_flag(
+      "--ebpf-fast-path", raw.fast_path,
+      "Packets of answered connections go straight from device to device, past the stack: its "
+      "firewall, policies and connection tracking do not see them");
   app.add_option("--ebpf-devices", raw.devices,
                  "Devices to attach to, as name patterns with * (default: all that matter)")
       ->join(',');

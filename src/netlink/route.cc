@@ -44,6 +44,7 @@ std::optional<Link> parse_link(const Message& message) {
   link.kind = attributes.nest(IFLA_LINKINFO)[IFLA_INFO_KIND].string().value_or("");
   link.type = header->ifi_type;
   link.master = InterfaceIndex{attributes[IFLA_MASTER].u32().value_or(0)};
+  link.leads_elsewhere = attributes[IFLA_LINK_NETNSID].u32().has_value();
   return link;
 }
 

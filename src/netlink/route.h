@@ -28,9 +28,10 @@ struct InterfaceAddress {
 struct Link {
   InterfaceIndex index{};
   std::string name;
-  std::string kind;         // "veth", "bridge", ...; empty for lo and hardware
-  std::uint16_t type = 0;   // ARPHRD_ETHER, ARPHRD_LOOPBACK, ...
-  InterfaceIndex master{};  // the bridge or bond it is a port of; 0: none
+  std::string kind;              // "veth", "bridge", ...; empty for lo and hardware
+  std::uint16_t type = 0;        // ARPHRD_ETHER, ARPHRD_LOOPBACK, ...
+  InterfaceIndex master{};       // the bridge or bond it is a port of; 0: none
+  bool leads_elsewhere = false;  // its other end is in another network namespace
 
   friend bool operator==(const Link&, const Link&) = default;
 };

@@ -122,6 +122,7 @@ dataplane::ebpf::HostConfig ebpf_host_config(const config::Config& config,
   dataplane::ebpf::HostConfig host;
   host.pin_directory = config.ebpf_pin_dir;
   host.sizes.connections = config.ebpf_max_connections;
+  host.options.fast_path = config.ebpf_fast_path;
   host.devices.patterns = config.ebpf_devices;
   host.devices.pod_prefix = config.pod_interface_name_prefix;
   host.devices.pod_bridge = config.pod_bridge_interface;

@@ -34,7 +34,10 @@ inline std::string text(const Verdict& verdict) { return read(verdict.frame).tex
 
 class Base {
  protected:
-  explicit Base(const Family& family) : f(family) { programs.set_hide(kV4.node, kV6.node); }
+  explicit Base(const Family& family, bool fast_path = false)
+      : f(family), programs(4096, fast_path) {
+    programs.set_hide(kV4.node, kV6.node);
+  }
 
   [[nodiscard]] std::string client(int port = 40000) const { return f.at(f.client, port); }
   [[nodiscard]] std::string vip(int port = 80) const { return f.at(f.virtual_server, port); }

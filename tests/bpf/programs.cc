@@ -51,10 +51,10 @@ bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_
   return key;
 }
 
-/// Verifying takes most of a test's time, so an object is cleared and used again. By max_flows.
-std::map<std::uint32_t, bpf_object*> idle;
+/// Verifying takes most of a test's time, so an object is cleared and used again.
+std::map<std::pair<std::uint32_t, bool>, bpf_object*> idle;
 
-bpf_object* load(std::uint32_t max_flows) {
+bpf_object* load(std::uint32_t max_flows, bool fast_path) {
   libbpf_set_print(keep_log);
   last_log.clear();
   bpf_object* object = bpf_object__open_file(FAIRLEAD_BPF_OBJECT, nullptr);
@@ -68,6 +68,9 @@ bpf_object* load(std::uint32_t max_flows) {
   for (const char* name : {"rs", "rs_counts", "vs", "vs_counts"}) {
     bpf_map__set_max_entries(bpf_object__find_map_by_name(object, name), 2048);
   }
+  const std::uint32_t options = fast_path ? 1 : 0;
+  bpf_map__set_initial_value(bpf_object__find_map_by_name(object, ".rodata.options"), &options,
+                             sizeof(options));
   if (bpf_object__load(object) != 0) {
     throw std::runtime_error("the kernel refuses the programs: " + last_log);
   }
@@ -77,6 +80,9 @@ bpf_object* load(std::uint32_t max_flows) {
 void clear(const bpf_object* object) {
   bpf_map* map = nullptr;
   bpf_object__for_each_map(map, object) {
+    if (std::string_view(bpf_map__name(map)).find(".") != std::string_view::npos) {
+      continue;  // constants
+    }
     const int fd = bpf_map__fd(map);
     const std::size_t entries = bpf_map__max_entries(map);
     switch (bpf_map__type(map)) {
@@ -112,14 +118,14 @@ void clear(const bpf_object* object) {
 
 }  // namespace
 
-Programs::Programs(std::uint32_t max_flows) : max_flows_(max_flows) {
-  const auto kept = idle.find(max_flows);
+Programs::Programs(std::uint32_t max_flows, bool fast_path) : kind_(max_flows, fast_path) {
+  const auto kept = idle.find(kind_);
   if (kept != idle.end()) {
     object_ = kept->second;
     idle.erase(kept);
     clear(object_);
   } else {
-    object_ = load(max_flows);
+    object_ = load(max_flows, fast_path);
   }
   bpf::fl_config config{};
   config.layout = FL_LAYOUT;
@@ -138,7 +144,7 @@ Programs::Programs(std::uint32_t max_flows) : max_flows_(max_flows) {
 }
 
 Programs::~Programs() {
-  if (!idle.emplace(max_flows_, object_).second) {
+  if (!idle.emplace(kind_, object_).second) {
     bpf_object__close(object_);
   }
 }
@@ -250,8 +256,18 @@ void Programs::set_hide(const std::string& v4, const std::string& v6) {
   device.hide6 = bpf::to_abi(*net::IpAddress::parse(v6));
   put("devices", std::uint32_t{1}, device);  // test runs come from the loopback device
   put("devices", std::uint32_t{if_nametoindex(kServerDevice)}, device);
+  put("devices", std::uint32_t{if_nametoindex(kClientDevice)}, device);
   note(bpf::FL_INGRESS, device.hide4);
   note(bpf::FL_INGRESS, device.hide6);
+}
+
+void Programs::set_peers(bool are_peers) {
+  for (const char* name : {kServerDevice, kClientDevice}) {
+    const std::uint32_t interface = if_nametoindex(name);
+    auto device = *get<bpf::fl_device>("devices", interface);
+    device.flags = are_peers ? bpf::FL_DEVICE_PEER : 0;
+    put("devices", interface, device);
+  }
 }
 
 void Programs::set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds) {

@@ -50,7 +50,7 @@ struct Service {
 class Programs {
  public:
   /// Throws std::runtime_error with the verifier's words if the kernel refuses a program.
-  explicit Programs(std::uint32_t max_flows = 4096);
+  explicit Programs(std::uint32_t max_flows = 4096, bool fast_path = false);
   ~Programs();
   Programs(const Programs&) = delete;
   Programs& operator=(const Programs&) = delete;
@@ -63,6 +63,8 @@ class Programs {
   void set_server_forwarding(std::uint32_t number, bpf::fl_forwarding forwarding);
   /// What hidden clients look like, and the node to servers in tunnels.
   void set_hide(const std::string& v4, const std::string& v6);
+  /// Whether the devices are veth pairs with other namespaces.
+  void set_peers(bool are_peers);
   /// Seconds for a state.
   void set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds);
 
@@ -94,7 +96,7 @@ class Programs {
   [[nodiscard]] std::optional<Value> get(const char* name, const Key& key) const;
   void note(bpf::fl_point point, const bpf::fl_addr& address);
 
-  std::uint32_t max_flows_;
+  std::pair<std::uint32_t, bool> kind_;  // how it was loaded
   bpf_object* object_ = nullptr;
   std::uint32_t next_vs_ = 1, next_rs_ = 1, next_slot_ = 1;
   std::vector<std::vector<std::uint32_t>> servers_{1};  // numbers, by service

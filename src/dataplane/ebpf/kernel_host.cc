@@ -26,7 +26,7 @@ class KernelHost final : public Host {
       return fail(std::move(lock.error()));
     }
     lock_ = std::move(*lock);
-    auto object = bpf::Object::load(config_.pin_directory, config_.sizes);
+    auto object = bpf::Object::load(config_.pin_directory, config_.sizes, config_.options);
     if (!object) {
       return fail(std::move(object.error()));
     }

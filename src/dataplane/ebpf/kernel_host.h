@@ -14,6 +14,7 @@ namespace fairlead::dataplane::ebpf {
 struct HostConfig {
   std::string pin_directory;
   bpf::Sizes sizes;
+  bpf::Options options;
   bpf::DeviceChoice devices;
   /// cgroup2 directory whose sockets are translated; empty: none.
   std::string cgroup;

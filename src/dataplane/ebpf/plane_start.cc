@@ -45,7 +45,12 @@ bpf::DeviceEntry entry_of(const bpf::Device& device) {
   if (device.hide6) {
     entry.value.hide6 = bpf::to_abi(*device.hide6);
   }
-  entry.value.flags = device.has_pods ? bpf::FL_DEVICE_PODS : 0;
+  if (device.has_pods) {
+    entry.value.flags |= bpf::FL_DEVICE_PODS;
+  }
+  if (device.is_peer) {
+    entry.value.flags |= bpf::FL_DEVICE_PEER;
+  }
   return entry;
 }
 

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The fast path: packets of a connection that has been answered go straight to the device that
+ * leads to their destination. What the stack would have done on the way is not done, others' rules
+ * and connection tracking included; so it is off unless asked for, and the first packets of every
+ * connection take the stack in both directions. Whatever is out of the ordinary (no route or
+ * neighbour known yet, too long, the last hop, a device without our programs) takes the stack, too.
+ */
+#ifndef FAIRLEAD_BPF_FAST_H
+#define FAIRLEAD_BPF_FAST_H
+
+#include "forward.h"
+
+/* Fixed when the programs are loaded: the verifier takes out what is off. */
+const volatile __u32 fl_fast_path SEC(".rodata.options") = 0;
+
+/* Looks for the way to the destination noted in the packet, and takes the packet's hop. 0: there is
+ * none for now, and nothing has been changed. */
+GLOBAL int find_fast_way(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct bpf_fib_lookup route;
+  struct fl_device* device;
+  __u32 interface;
+  long found;
+  if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE) {
+    return 0;
+  }
+  __builtin_memset(&route, 0, sizeof(route));
+  route.ifindex = skb->ifindex;
+  route.tot_len = (__u16)longest(skb, p);
+  if (is_v4(&p->as_is.addr)) {
+    route.family = FL_AF_INET;
+    route.ipv4_dst = p->as_is.addr.words[3];
+  } else {
+    route.family = FL_AF_INET6;
+    __builtin_memcpy(route.ipv6_dst, &p->as_is.addr, sizeof(route.ipv6_dst));
+  }
+  found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+  if (found != BPF_FIB_LKUP_RET_SUCCESS) {
+    return 0;
+  }
+  interface = route.ifindex;
+  device = bpf_map_lookup_elem(&devices, &interface);
+  if (!device || !take_hop(skb, p)) {
+    return 0;
+  }
+  p->as_is.interface = interface;
+  p->as_is.is_peer = (device->flags & FL_DEVICE_PEER) != 0;
+  __builtin_memcpy(p->as_is.macs, route.dmac, ETH_ALEN);
+  __builtin_memcpy(p->as_is.macs + ETH_ALEN, route.smac, ETH_ALEN);
+  p->as_is.next.nh_family = route.family;
+  if (route.family == FL_AF_INET) {
+    p->as_is.next.ipv4_nh = route.ipv4_dst;
+  } else {
+    __builtin_memcpy(p->as_is.next.ipv6_nh, route.ipv6_dst, sizeof(route.ipv6_dst));
+  }
+  return 1;
+}
+
+/* Past the device and into what is at its other end, or out of the device. Only in the latter case
+ * fl_out sees the packet. */
+static __always_inline int go(struct __sk_buff* skb, struct packet* p) {
+  struct bpf_redir_neigh next;
+  if (p->as_is.is_peer) {
+    bpf_skb_store_bytes(skb, 0, p->as_is.macs, sizeof(p->as_is.macs), 0);
+    return (int)bpf_redirect_peer(p->as_is.interface, 0);
+  }
+  next = p->as_is.next;
+  return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);
+}
+
+/* The client's packet, whose destination is the server already. */
+GLOBAL int go_forward(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct fl_flow* hide = NULL;
+  struct fl_tuple key;
+  if (!p) {
+    return PASS;
+  }
+  if (p->as_is.is_hidden) {
+    key.saddr = p->tuple.saddr;
+    key.daddr = p->as_is.addr;
+    key.sport = p->as_is.sport;
+    key.dport = p->as_is.port;
+    key.protocol = p->tuple.protocol;
+    key.point = FL_EGRESS;
+    key.pad = 0;
+    hide = bpf_map_lookup_elem(&flows, &key);
+    if (!hide || hide->port == 0) {
+      return PASS;
+    }
+  }
+  if (!find_fast_way(skb)) {
+    return PASS;
+  }
+  if (hide && p->as_is.is_peer) {
+    struct fl_addr addr = hide->addr;
+    __be16 port = hide->port;
+    stamp(hide, p, ticks_now());
+    p->tuple.sport = p->as_is.sport; /* what is written in it by now */
+    write_source(skb, p, &addr, port);
+  }
+  return go(skb, p);
+}
+
+/* What a server's packet gets on its way out to the client. `dport` is what stands in it. */
+static __always_inline void write_reply(struct __sk_buff* skb, struct packet* p,
+                                        struct fl_flow* flow, __be16 dport, __u32 now) {
+  struct fl_addr addr = flow->addr;
+  __be16 port = flow->port;
+  __be16 client_port = flow->client_port;
+  stamp(flow, p, now);
+  if (client_port != dport) {
+    struct end source, destination;
+    ends(p, &source, &destination);
+    write_port(skb, p, destination.port_offset, dport, client_port);
+  }
+  write_source(skb, p, &addr, port);
+}
+
+/* The server's packet, whose destination is the client already. */
+GLOBAL int go_back(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct fl_tuple key;
+  struct fl_flow* flow;
+  if (!p) {
+    return PASS;
+  }
+  key.saddr = p->tuple.saddr;
+  key.daddr = p->as_is.addr;
+  key.sport = p->tuple.sport;
+  key.dport = p->as_is.port;
+  key.protocol = p->tuple.protocol;
+  key.point = FL_EGRESS;
+  key.pad = 0;
+  flow = bpf_map_lookup_elem(&flows, &key);
+  if (!flow || flow->kind != FL_REPLY || flow->packets == 0 ||
+      (key.protocol == IPPROTO_TCP && p->event & FL_TCP_SYN)) {
+    return PASS;
+  }
+  if (!find_fast_way(skb)) {
+    return PASS;
+  }
+  if (changes_state(p, flow)) {
+    note_reply(&key, flow, p->event);
+  }
+  write_reply(skb, p, flow, key.dport, ticks_now());
+  return go(skb, p);
+}
+
+#endif
