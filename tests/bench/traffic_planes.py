@@ -61,6 +61,7 @@ class Ebpf(Plane):
     connections are translated on the director's devices only."""
 
     kind = "ebpf"
+    flags = ()
     binary = ""
     _process = None
 
@@ -78,7 +79,7 @@ class Ebpf(Plane):
                 [
                     self.binary, "run", "--proxy-mode", "ebpf", "--manifests", manifests,
                     "--ebpf-pin-dir", pins, "--ebpf-sockets", "off", "--cluster-cidr", CLIENT_NET,
-                    "--hostname-override", "director", "--allocation-file=",
+                    "--hostname-override", "director", "--allocation-file=", *self.flags,
                 ],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             )  # fmt: skip
@@ -99,6 +100,13 @@ class Ebpf(Plane):
         if self._process:
             self._process.terminate()
             self._process.wait(timeout=20)
+
+
+class EbpfFast(Ebpf):
+    """The same, with answered connections past the stack."""
+
+    kind = "ebpf-fast"
+    flags = ("--ebpf-fast-path",)
 
 
 class Nftables(Plane):
@@ -194,7 +202,7 @@ class Ipvs(Plane):
         director.run("ip", "route", "add", "local", SERVICE_NET, "dev", "lo")
 
 
-SERVICE_PLANES = (Ebpf, Nftables, IptablesNft, IptablesLegacy, Ipvs)
+SERVICE_PLANES = (Ebpf, EbpfFast, Nftables, IptablesNft, IptablesLegacy, Ipvs)
 
 
 def _write_manifests(folder, listed):
