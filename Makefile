@@ -14,11 +14,11 @@ build: ## build the daemon (build/release/apps/fairlead)
 test: ## every test: unit, property, command line, kernel, cluster
 	@tools/test
 
-demo: ## see it work, in a minute
-	@tools/demo
+demo: ## see it work, in a minute; MODE=ebpf|ipvs
+	@tools/demo $(if $(MODE),--mode $(MODE))
 
-run: ## serve examples/ in a node lab until Ctrl-C; ARGS="..." adds flags
-	@tools/demo --run -- $(ARGS)
+run: ## serve examples/ in a node lab until Ctrl-C; MODE as above, ARGS="..." adds flags
+	@tools/demo $(if $(MODE),--mode $(MODE)) --run -- $(ARGS)
 
 bench: ## measure; results in build/bench/*.json
 	@tools/bench

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shop of examples/ in a lab, for demo_show.py and demo_serve.py.
 
-Hosts, servers and clients are those of the kernel tests. Each pod of a manifest becomes a namespace
-behind the node:
+Hosts, servers, clients and data planes are those of the kernel tests. Each pod of a manifest
+becomes a namespace behind the node:
 
     client 192.0.2.2 ---- 192.0.2.1 node1 198.51.100.1 ---- a veth pair for each pod
 
@@ -26,15 +26,27 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tests", "kernel"))
 
 from fairlead import Fairlead  # noqa: E402
-from kernel_state import virtual_servers  # noqa: E402
 from lab import Broken, LiveConnection, Servers  # noqa: E402
 from netns import Host  # noqa: E402
+from planes import PLANES  # noqa: E402
 
 EXAMPLES = os.path.join(ROOT, "examples")
 NODE_NAME = "node1"
 NODE_ADDRESS, CLIENT_ADDRESS = "192.0.2.1", "192.0.2.2"
 GATEWAY, POD_NET = "198.51.100.1", "198.51.100.0/24"
 FLAGS = {"--cluster-cidr": POD_NET, "--nodeport-addresses": "192.0.2.0/24"}
+WORDS = {  # what is called otherwise in each mode
+    "ipvs": {
+        "balancer": "kernel IPVS",
+        "programs": "programs IPVS: here it is",
+        "listing": "ipvsadm -Ln",
+    },
+    "ebpf": {
+        "balancer": "BPF programs",
+        "programs": "fills the maps of its BPF programs: here they are",
+        "listing": "fairlead get table",
+    },
+}
 MANIFEST = re.compile(r"[^.].*\.(ya?ml|json)")
 
 
@@ -97,13 +109,14 @@ class Screen:
 class Shop:
     """Client, node and the pods of a manifest folder, which is a copy: edit it at will."""
 
-    def __init__(self, binary, flags=()):
+    def __init__(self, mode, binary, flags=()):
         os.environ["FAIRLEAD"] = binary
+        self.words = WORDS[mode]
         self._binary = binary
         given = {flag.split("=")[0] for flag in flags}
         self._flags = [part for flag in FLAGS.items() if flag[0] not in given for part in flag]
         self._more_flags = list(flags)
-        self._directory = tempfile.mkdtemp(prefix="shop.", dir="/run")
+        self._directory = tempfile.mkdtemp(prefix="shop.")
         self.manifests = os.path.join(self._directory, "manifests")
         self._allocations = os.path.join(self._directory, "allocations")
         self.log = os.path.join(self._directory, "fairlead.log")
@@ -130,10 +143,13 @@ class Shop:
                 link set eth0 up
                 route add default via {NODE_ADDRESS}"""
         )
+        plane = PLANES[mode](self.node, self._directory)
+        self.table = plane.table
+        self._plane_flags = plane.flags
         self.daemon = Fairlead(
             self.node, self._directory, "--manifests", self.manifests,
             "--hostname-override", NODE_NAME, "--allocation-file", self._allocations,
-            *self._flags, *self._more_flags,
+            *self._flags, *self._more_flags, plane=plane,
         )  # fmt: skip
 
     def copy_changes(self):
@@ -222,6 +238,17 @@ class Shop:
         for name in sorted(os.listdir(self.manifests)):
             path = os.path.join(self.manifests, name)
             yield path, read(path)
+
+    def listing(self):
+        """The lines by which an operator of the node sees the table."""
+        return self.node.run(*self.command(self.words["listing"].split())).splitlines()
+
+    def command(self, argv):
+        """The command with what this lab knows about our own program: where it is, and its maps."""
+        if argv[0] != "fairlead":
+            return argv
+        flags = self._plane_flags[:2] if argv[1:2] in (["get"], ["cleanup"]) else ()
+        return [self._binary, *argv[1:], *flags]
 
     def host(self, name):
         """A host by its name; None if there is none."""
@@ -331,13 +358,13 @@ class Traffic(threading.Thread):
 
 
 def table(screen, shop, plan):
-    """The kernel's virtual servers, with the names that the plan knows."""
+    """The data plane's virtual servers, with the names that the plan knows."""
     owners = {
         f"{v['protocol']} {v['address']}:{v['port']}": (v["owner"].split(":")[0], v["kind"])
         for v in plan
     }
     rows = []
-    for key, virtual in virtual_servers(shop.node).items():
+    for key, virtual in shop.table.virtual_servers().items():
         owner, kind = owners.get(key, ("", ""))
         scheduler = virtual.scheduler
         if virtual.persistence:
@@ -357,6 +384,7 @@ def table(screen, shop, plan):
 def options(parser=None):
     """The command line: what both take, and what the parser has been told of."""
     parser = parser or argparse.ArgumentParser()
+    parser.add_argument("--mode", required=True, choices=sorted(PLANES))
     parser.add_argument("--fairlead", required=True, metavar="BINARY")
     parser.add_argument("--colour", action="store_true")
     parser.add_argument("--ascii", action="store_true", help="of the terminal's characters")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves the shop until Ctrl-C, following edits of examples/, or looks into a lab that does.
 
-    demo_serve.py --fairlead BINARY [--colour] [--ascii] --control DIR [-- FLAG...]
+    demo_serve.py --mode ipvs|ebpf --fairlead BINARY [--colour] [--ascii] --control DIR [-- FLAG...]
     demo_serve.py exec DIR HOST COMMAND...
 """
 
@@ -17,20 +17,19 @@ import threading
 import time
 
 from demo_lab import CLIENT_ADDRESS, NODE_ADDRESS, Shop, options, read, table, write
-from kernel_state import virtual_servers
 from lab import ask
 
 
 def serve(chosen):
-    screen, shop = chosen.screen, Shop(chosen.fairlead, chosen.flags)
+    screen, shop = chosen.screen, Shop(chosen.mode, chosen.fairlead, chosen.flags)
     plan, shown = _refresh(shop) or [], {}
     shop.daemon.start()
     screen.say(f"""
   The lab is up: hosts client ({CLIENT_ADDRESS}), node ({NODE_ADDRESS}) and a host for each pod.
   Edit the files in examples/: the daemon sees it within a second. The log below is the daemon's;
-  the table is the kernel's, whenever it changes. From another terminal:
+  the table is what the kernel holds, whenever it changes. From another terminal:
 
-      tools/demo --exec node ipvsadm -Ln
+      tools/demo --exec node {shop.words["listing"]}
       tools/demo --exec node curl -s 127.0.0.1:10249/statusz
       tools/demo --exec client ask {NODE_ADDRESS}:30080 12        (12 connections, and who answered)
       tools/demo --exec web-1 ask 10.96.0.53:53/UDP
@@ -45,7 +44,7 @@ def serve(chosen):
             if turn % 4 == 0 and (changed := shop.copy_changes()):
                 screen.say(f"changed: {', '.join(changed)}")
                 plan = _refresh(shop) or plan
-            state = _state(shop.node)
+            state = _state(shop.table)
             if state != shown:
                 shown = state
                 screen.say()
@@ -70,11 +69,11 @@ def _refresh(shop):
     return plan
 
 
-def _state(node):
+def _state(held):
     """What makes a new table worth showing: not the counters."""
     return {
         key: (virtual.scheduler, virtual.persistence, virtual.weights())
-        for key, virtual in virtual_servers(node).items()
+        for key, virtual in held.virtual_servers().items()
     }
 
 
@@ -103,7 +102,7 @@ def _answer(shop, name, argv):
     try:
         if argv[0] == "ask":
             return 0, _ask_many(host, *argv[1:])
-        process = host.start(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        process = host.start(shop.command(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                              stderr=subprocess.STDOUT, text=True)  # fmt: skip
         try:
             output, _ = process.communicate(timeout=30)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows the shop to a person, step by step; exits 1 if anything does not hold.
 
-    demo_show.py --fairlead BINARY [--colour] [--ascii]
+    demo_show.py --mode ipvs|ebpf --fairlead BINARY [--colour] [--ascii]
 
 Clients end their connections by reset: the kernel forgets such a one after 10 s, but an orderly
 closed one after 120 s, which is longer than anybody wants to watch a drain.
@@ -20,7 +20,6 @@ from demo_lab import (
     CLIENT_ADDRESS, GATEWAY, NODE_ADDRESS, POD_NET, Shop, Traffic, options, read, request, table,
     write,
 )  # fmt: skip
-from kernel_state import ipvsadm_save, virtual_servers
 from lab import LiveConnection, eventually
 
 
@@ -43,7 +42,8 @@ class Show:
         )  # fmt: skip
         failed = []
         for number, step in enumerate(steps, 1):
-            title, why = (part.strip() for part in step.__doc__.split("\n", 1))
+            text = step.__doc__.format(**self.shop.words)
+            title, why = (part.strip() for part in text.split("\n", 1))
             self.screen.head(number, title, "\n    ".join(map(str.strip, why.splitlines())))
             try:
                 step()
@@ -73,20 +73,21 @@ class Show:
         frames = traceback.extract_tb(error.__traceback__)
         mine = [frame for frame in frames if frame.filename == __file__][-1]
         self.screen.show(f"demo_show.py:{mine.lineno}: {mine.line}")
-        for line in self.shop.node.run("ipvsadm", "-Ln").splitlines()[3:]:
-            self.screen.show(self.screen.dim(f"kernel: {line}"))
+        with contextlib.suppress(AssertionError):  # no table yet
+            for line in self.shop.listing():
+                self.screen.show(self.screen.dim(f"kernel: {line}"))
         for line in self.shop.daemon.log_tail(6):
             self.screen.show(self.screen.dim(f"daemon: {line}"))
 
     def services(self):
         """Services become virtual servers in the kernel
-        `fairlead run --manifests` reads Services and Pods, and programs IPVS: here it is."""
+        `fairlead run --manifests` reads Services and Pods, and {programs}."""
         plan = self.shop.plan()
         self.shop.raise_pods(plan)
         started = time.monotonic()
         self.shop.daemon.start()
         want = self.shop.plan_as_ipvsadm()
-        self.shop.daemon.eventually(lambda: len(ipvsadm_save(self.shop.node)) >= len(want))
+        self.shop.daemon.eventually(lambda: len(self.shop.table.lines()) >= len(want))
         seconds = time.monotonic() - started
         table(self.screen, self.shop, plan)
         self._table_is_as_planned()
@@ -96,7 +97,7 @@ class Show:
         want, found = self.shop.plan_as_ipvsadm(), []
 
         def same():
-            found[:] = ipvsadm_save(self.shop.node)
+            found[:] = self.shop.table.lines()
             return found == want
 
         with contextlib.suppress(AssertionError):
@@ -222,7 +223,7 @@ class Show:
         """kill -9 of the daemon, and a new one
         The kernel moves the packets, so they do not need the daemon; and a new one must find all as
         it is, the drain included."""
-        before = ipvsadm_save(self.shop.node)
+        before = self.shop.table.lines()
         killed = time.monotonic()
         self.shop.daemon.kill()
         time.sleep(1.5)
@@ -255,9 +256,9 @@ class Show:
 
     def _synced(self):
         """Status and table of one moment."""
-        table = ipvsadm_save(self.shop.node)
+        table = self.shop.table.lines()
         status = self.shop.status()
-        settled = status["synced"] and status["upToDate"] and table == ipvsadm_save(self.shop.node)
+        settled = status["synced"] and status["upToDate"] and table == self.shop.table.lines()
         return (status, table) if settled else None
 
     def schedulers(self):
@@ -330,8 +331,8 @@ class Show:
 
     def the_end(self):
         """What the kernel has at the end
-        The node's ipvsadm -Ln, as an operator sees it; inactive connections are forgotten soon."""
-        for line in self.shop.node.run("ipvsadm", "-Ln").splitlines()[1:]:
+        The node's `{listing}`, as an operator sees it; inactive connections are forgotten soon."""
+        for line in self.shop.listing():
             self.screen.show(line.rstrip())
         self._table_is_as_planned()
         self.shop.daemon.stop()
@@ -363,7 +364,7 @@ class Show:
 
     def _held(self, virtual):
         key = f"{virtual['protocol']} {virtual['address']}:{virtual['port']}"
-        return virtual_servers(self.shop.node)[key]
+        return self.shop.table.virtual_servers()[key]
 
     def _real(self, virtual, pod):
         servers = self._held(virtual).servers
@@ -406,13 +407,20 @@ def main():
     chosen = options()
     screen = chosen.screen
     link = screen.line * 5
-    system = f"Linux {platform.release()}"
+    shop = Shop(chosen.mode, chosen.fairlead)
+    balancer = shop.words["balancer"]
     screen.say()
-    screen.say(screen.bold("Fairlead") + f": a small shop, balanced by real kernel IPVS ({system})")
+    screen.say(
+        screen.bold("Fairlead")
+        + f": a small shop, balanced by {balancer} (Linux {platform.release()})"
+    )
     screen.say()
-    screen.show(f"outside client {link} node1: fairlead, IPVS {link} pods of web, api, cart, dns")
-    screen.show(screen.dim(f"{CLIENT_ADDRESS:>14}       {NODE_ADDRESS:<21}       {POD_NET}"))
-    return Show(screen, Shop(chosen.fairlead)).run()
+    screen.show(
+        f"outside client {link} node1: fairlead, {balancer} {link} pods of web, api, cart, dns"
+    )
+    node = f"{NODE_ADDRESS:<{17 + len(balancer)}}"
+    screen.show(screen.dim(f"{CLIENT_ADDRESS:>14}       {node}       {POD_NET}"))
+    return Show(screen, shop).run()
 
 
 if __name__ == "__main__":
