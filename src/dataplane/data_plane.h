@@ -34,9 +34,9 @@ struct Failure {
 struct Summary {
   bool synced = false;  // the first whole plan has been applied
   std::size_t virtual_servers = 0;
-  std::size_t real_servers = 0;
+  std::size_t real_servers = 0;  // draining ones included
   std::size_t draining = 0;
-  std::uint64_t operations = 0;  // kernel operations that succeeded
+  std::uint64_t operations = 0;  // that succeeded; what was as wanted already takes none
   std::uint64_t operation_errors = 0;
   /// Objects that someone else changed and we mended, by kind ("virtual server", "iptables", ...).
   std::map<std::string, std::uint64_t, std::less<>> drift_repaired;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <netinet/in.h>
 #include <utility>
 
@@ -76,12 +77,15 @@ bpf::fl_tunnel tunnel_of(plan::TunnelType tunnel) {
   return bpf::FL_IPIP;
 }
 
-/// What may change while the server has connections. The method is that of new ones.
-void describe(bpf::fl_rs& place, const plan::RealServer& server) {
+/// What may change while the server has connections. The method is that of new ones. Returns
+/// whether it was otherwise.
+bool describe(bpf::fl_rs& place, const plan::RealServer& server) {
+  const bpf::fl_rs before = place;
   place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.method.forwarding));
   place.tunnel = static_cast<std::uint8_t>(tunnel_of(server.method.tunnel));
   place.tunnel_port = bpf::to_abi(server.method.tunnel_port);
   place.is_local = server.is_local ? 1 : 0;
+  return std::memcmp(&before, &place, sizeof place) != 0;
 }
 
 }  // namespace
@@ -153,7 +157,7 @@ void Plane::conclude(const Work& work, TimePoint now) {
   entry.in_run = false;
   if (status) {
     retries_.erase(key);
-    ++operations_;
+    operations_ += std::exchange(entry.changed, false) ? 1U : 0U;
   } else {
     ++operation_errors_;
     Retry& retry = retries_[key];
@@ -183,10 +187,17 @@ Status Plane::put(const Key& key, Entry& entry, TimePoint now) {
     tables_->vs_counts()[entry.number] = {};
     note(bpf::FL_INGRESS, bpf::to_abi(key.address), 1);
   }
+  // Whatever is done to its real servers and sets shows here: a set is published anew under another
+  // number.
+  const bpf::fl_vs before = tables_->vs()[entry.number];
   if (Status status = place_servers(entry, now); !status) {
     return status;
   }
-  return publish(key, entry, now);
+  if (Status status = publish(key, entry, now); !status) {
+    return status;
+  }
+  entry.changed |= std::memcmp(&before, &tables_->vs()[entry.number], sizeof before) != 0;
+  return {};
 }
 
 /// Real servers into the walk: kept ones at their places, new ones at the head one after another as
@@ -212,7 +223,7 @@ Status Plane::place_servers(Entry& entry, TimePoint now) {
     if (server.weight > 0) {
       place.last_weight = server.weight;
     }
-    describe(place, server);
+    entry.changed |= describe(place, server);
   }
   for (Real& real : entry.walk) {
     if (std::ranges::none_of(wanted, [&](const plan::RealServer& server) {
@@ -381,6 +392,7 @@ void Plane::make_public(std::span<Work> works) {
   for (std::size_t i = 0; i < waiting.size(); ++i) {
     waiting[i]->status = std::move(results[i]);
     if (waiting[i]->status) {
+      waiting[i]->entry.changed = true;
       waiting[i]->entry.is_public = true;  // as if on the node until the address is claimed
     }
   }
@@ -419,11 +431,13 @@ void Plane::make_public(std::span<Work> works) {
       continue;
     }
     ++claimed_[work->key.address];
+    work->entry.changed = true;
     work->entry.is_public = false;
   }
   for (Work* work : releasing) {
     work->status = release_address(work->key.address);
     if (work->status) {
+      work->entry.changed = true;
       work->entry.is_public = true;
     }
   }
@@ -442,6 +456,7 @@ Status Plane::withdraw(const Key& key, Entry& entry) {
       return status;
     }
   }
+  entry.changed = true;
   entry.is_public.reset();
   return {};
 }
@@ -485,6 +500,7 @@ void Plane::free_real(const Real& real) {
   bpf::fl_rs& place = tables_->rs()[real.number];
   store(place.state, std::uint8_t{bpf::FL_RS_FREE});
   note(bpf::FL_EGRESS, place.addr, -1);
+  ++operations_;
   // At the other end than they are taken from: a number rests as long as there are others.
   free_reals_.push_front(real.number);
 }
@@ -625,7 +641,7 @@ Summary Plane::summary() const {
   Summary summary;
   summary.synced = synced_;
   summary.virtual_servers = totals_.servers;
-  summary.real_servers = totals_.reals;
+  summary.real_servers = totals_.reals + totals_.leaving;
   summary.draining = totals_.leaving;
   summary.operations = operations_;
   summary.operation_errors = operation_errors_;

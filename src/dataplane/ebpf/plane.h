@@ -101,7 +101,8 @@ class Plane final : public DataPlane {
     std::vector<Real> walk;          // latest added first
     std::array<Set, bpf::FL_CLASSES> sets;
     std::optional<bpf::fl_scheduler> scheduler;
-    bool in_run = false;  // of `sync`, where a key named twice is one
+    bool in_run = false;   // of `sync`, where a key named twice is one
+    bool changed = false;  // by what has not been counted as an operation yet
     /// As booked in `totals_`.
     std::size_t servers = 0, reals = 0, leaving = 0;
   };

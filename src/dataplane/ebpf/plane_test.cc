@@ -217,6 +217,7 @@ TEST_F(PlaneTest, RestartWritesNothingThatIsWanted) {
   apply({server("10.96.0.1:80", {"198.51.100.1:80", "198.51.100.2:80"}), api});
   EXPECT_EQ(lines(), before);
   EXPECT_EQ(tables.writes(), writes);
+  EXPECT_EQ(plane->summary().operations, 0U);
   EXPECT_TRUE(std::ranges::equal(slots, tables.slots(), [](const auto& a, const auto& b) {
     return a.rs == b.rs && a.weight == b.weight;
   }));
@@ -251,13 +252,44 @@ TEST_F(PlaneTest, BusyServerDrainsUntilItIsIdle) {
   EXPECT_THAT(lines(), ElementsAre("10.96.0.1:80/TCP rr: 198.51.100.2:80 "
                                    "198.51.100.1:80(draining)"));
   EXPECT_EQ(plane->summary().draining, 1U);
+  EXPECT_EQ(plane->summary().real_servers, 2U);
   EXPECT_TRUE(in_filter(bpf::FL_EGRESS, "198.51.100.1"));
   pass(seconds(5));
   EXPECT_EQ(plane->summary().draining, 1U);
   tables.rs_counts()[leaving].active = 0;
   pass(seconds(1));
+  EXPECT_EQ(plane->summary().draining, 0U);
+  EXPECT_EQ(plane->summary().real_servers, 1U);
   EXPECT_THAT(lines(), ElementsAre("10.96.0.1:80/TCP rr: 198.51.100.2:80"));
   EXPECT_FALSE(in_filter(bpf::FL_EGRESS, "198.51.100.1"));
+}
+
+TEST_F(PlaneTest, OnlyChangesCountAsOperations) {
+  const auto operations = [&] { return plane->summary().operations; };
+  start();
+  apply({server("10.96.0.1:80", {"198.51.100.1:80", "198.51.100.2:80"})});
+  EXPECT_EQ(operations(), 1U);
+  apply({server("10.96.0.1:80", {"198.51.100.1:80", "198.51.100.2:80"})});
+  EXPECT_EQ(operations(), 1U);
+  apply({server("10.96.0.1:80", {"198.51.100.1:80=2", "198.51.100.2:80"})});
+  EXPECT_EQ(operations(), 2U);
+  apply({server("10.96.0.1:80", {"198.51.100.1:80=2", "198.51.100.2:80"}, "wrr")});
+  EXPECT_EQ(operations(), 3U);
+  auto full_nat = std::make_shared<plan::VirtualServer>(
+      *server("10.96.0.1:80", {"198.51.100.1:80=2", "198.51.100.2:80"}, "wrr"));
+  auto reals = *full_nat->classes.front().servers;
+  reals.front().method.forwarding = plan::Forwarding::kFullNat;
+  for (plan::ClassPolicy& policy : full_nat->classes) {
+    policy.servers = std::make_shared<const std::vector<plan::RealServer>>(reals);
+  }
+  apply({full_nat});
+  EXPECT_EQ(operations(), 4U);
+  apply({server("10.96.0.1:80", {"198.51.100.2:80"}, "wrr")});
+  EXPECT_EQ(operations(), 6U);  // the server, which is idle, is gone at once
+  apply({}, {key("10.96.0.1:80", net::Protocol::kTcp)});
+  EXPECT_EQ(operations(), 8U);
+  apply({}, {key("10.96.0.1:80", net::Protocol::kTcp)});
+  EXPECT_EQ(operations(), 8U);
 }
 
 TEST_F(PlaneTest, ServerThatReturnsIsTheSameOne) {
