@@ -39,12 +39,18 @@ WORDS = {  # what is called otherwise in each mode
     "ipvs": {
         "balancer": "kernel IPVS",
         "programs": "programs IPVS: here it is",
+        "forgets": "The kernel forgets it 10 s later, and the daemon, which looks every few "
+        "seconds, takes the pod out.",
         "listing": "ipvsadm -Ln",
+        "serve": "make run MODE=ipvs",
     },
     "ebpf": {
         "balancer": "BPF programs",
-        "programs": "fills the maps of its BPF programs: here they are",
+        "programs": "fills its BPF maps: here they are",
+        "forgets": "10 s later the daemon, which looks every few seconds, forgets it and takes the "
+        "pod out.",
         "listing": "fairlead get table",
+        "serve": "make run",
     },
 }
 MANIFEST = re.compile(r"[^.].*\.(ya?ml|json)")
@@ -81,7 +87,8 @@ class Screen:
     def head(self, number, title, why):
         self.say()
         self.say(self.bold(f"{number:2}  {title}"))
-        self.say(f"    {why}")
+        for line in why:
+            self.say(f"    {line}")
 
     def show(self, text):
         self.say(f"      {text}")

@@ -3,8 +3,8 @@
 
     demo_show.py --mode ipvs|ebpf --fairlead BINARY [--colour] [--ascii]
 
-Clients end their connections by reset: the kernel forgets such a one after 10 s, but an orderly
-closed one after 120 s, which is longer than anybody wants to watch a drain.
+Clients end their connections by reset: such a one is forgotten after 10 s, but an orderly closed
+one after 120 s, which is longer than anybody wants to watch a drain.
 """
 
 import collections
@@ -13,11 +13,12 @@ import os
 import platform
 import re
 import sys
+import textwrap
 import time
 import traceback
 
 from demo_lab import (
-    CLIENT_ADDRESS, GATEWAY, NODE_ADDRESS, POD_NET, Shop, Traffic, options, read, request, table,
+    CLIENT_ADDRESS, GATEWAY, NODE_ADDRESS, POD_NET, Shop, Traffic, options, read, table,
     write,
 )  # fmt: skip
 from lab import LiveConnection, eventually
@@ -44,7 +45,7 @@ class Show:
         for number, step in enumerate(steps, 1):
             text = step.__doc__.format(**self.shop.words)
             title, why = (part.strip() for part in text.split("\n", 1))
-            self.screen.head(number, title, "\n    ".join(map(str.strip, why.splitlines())))
+            self.screen.head(number, title, textwrap.wrap(" ".join(why.split()), 92))
             try:
                 step()
             except Exception as error:
@@ -65,7 +66,8 @@ class Show:
         self.screen.holds(
             self.screen.bold(f"all {len(steps)} steps hold: {total} requests in {seconds:.0f} s")
         )
-        self.screen.say("\n    Try it yourself: make run. What is proven in earnest: make test.")
+        serve = self.shop.words["serve"]
+        self.screen.say(f"\n    Try it yourself: {serve}. What is proven in earnest: make test.")
         return 0
 
     def _explain(self, error):
@@ -308,8 +310,7 @@ class Show:
 
     def drained(self):
         """The drain ends, and the pod returns
-        The last connection to the removed pod has ended. The kernel forgets it 10 s later, and the
-        daemon, which looks every few seconds, takes the pod out. Then its manifest comes back."""
+        The last connection to the removed pod has ended. {forgets} Then its manifest comes back."""
         gone, path, text = self.removed
         port = self._virtual("shop/web", "node-port")
         started = time.monotonic()
@@ -331,7 +332,7 @@ class Show:
 
     def the_end(self):
         """What the kernel has at the end
-        The node's `{listing}`, as an operator sees it; inactive connections are forgotten soon."""
+        The node's `{listing}`, as an operator sees it; inactive connections end soon."""
         for line in self.shop.listing():
             self.screen.show(line.rstrip())
         self._table_is_as_planned()
@@ -384,7 +385,11 @@ class Show:
     def _ask(self, host, virtual, count):
         at = (virtual["address"], virtual["port"], virtual["protocol"])
         self.requests += count
-        return [request(host, *at) for _ in range(count)]
+        # All stay connected until the last is: two sockets of one port would be one flow by UDP.
+        connections = [LiveConnection(host, *at) for _ in range(count)]
+        for connection in connections:
+            connection.reset()
+        return [connection.answer for connection in connections]
 
     def _spread(self, host, virtual, count):
         return collections.Counter(answer.server for answer in self._ask(host, virtual, count))
