@@ -44,7 +44,12 @@ def serve(chosen):
             if turn % 4 == 0 and (changed := shop.copy_changes()):
                 screen.say(f"changed: {', '.join(changed)}")
                 plan = _refresh(shop) or plan
-            state = _state(shop.table)
+            try:
+                state = _state(shop.table)
+            except AssertionError:
+                if shown:
+                    raise
+                state = shown  # the daemon has not made its maps yet
             if state != shown:
                 shown = state
                 screen.say()
