@@ -22,6 +22,9 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+/* In a packet's tc_index, between fl_in and fl_out: nothing is left to do on the way out. */
+#define FL_DONE 0xfa1e
+
 /* --- In ------------------------------------------------------------------------------------------
  */
 
@@ -50,12 +53,13 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
   stamp(flow, p, now);
   write_destination(skb, p, &addr, port);
   if (client_port != p->tuple.sport) {
-    struct end source, destination;
-    ends(p, &source, &destination);
-    write_port(skb, p, source.port_offset, p->tuple.sport, client_port);
+    struct fl_addr client = p->tuple.saddr;
+    write_source(skb, p, &client, client_port);
+  }
+  if (!(flow->flags & FL_FLOW_HIDDEN)) {
+    skb->tc_index = FL_DONE;
   }
   if (fl_fast_path && flow->is_answered) {
-    p->as_is.sport = client_port;
     p->as_is.is_hidden = flow->flags & FL_FLOW_HIDDEN;
     return go_on(p, GO_FORWARD, &addr, port);
   }
@@ -327,6 +331,9 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
 static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
   struct packet* p = new_packet(l3, FL_INGRESS);
   int verdict;
+  if (skb->tc_index) {
+    skb->tc_index = 0; /* somebody else's */
+  }
   if (!p) {
     return PASS;
   }
@@ -351,12 +358,17 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
  */
 
 static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
-  struct packet* p = new_packet(l3, FL_EGRESS);
+  struct packet* p;
   struct fl_flow* flow;
   struct fl_addr addr;
   __be16 port;
   enum parsed parsed;
   __u32 now;
+  if (skb->tc_index == FL_DONE) {
+    skb->tc_index = 0;
+    return PASS;
+  }
+  p = new_packet(l3, FL_EGRESS);
   if (!p) {
     return PASS;
   }
@@ -394,7 +406,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     if (changes_state(p, flow) || (fl_fast_path && flow->packets == 0)) {
       note_reply(&p->tuple, flow, p->event);
     }
-    write_reply(skb, p, flow, p->tuple.dport, now);
+    write_reply(skb, p, flow, now);
     return PASS;
   }
   addr = flow->addr;

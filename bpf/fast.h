@@ -80,7 +80,7 @@ GLOBAL int go_forward(struct __sk_buff* skb) {
   if (p->as_is.is_hidden) {
     key.saddr = p->tuple.saddr;
     key.daddr = p->as_is.addr;
-    key.sport = p->as_is.sport;
+    key.sport = p->tuple.sport;
     key.dport = p->as_is.port;
     key.protocol = p->tuple.protocol;
     key.point = FL_EGRESS;
@@ -97,23 +97,21 @@ GLOBAL int go_forward(struct __sk_buff* skb) {
     struct fl_addr addr = hide->addr;
     __be16 port = hide->port;
     stamp(hide, p, ticks_now());
-    p->tuple.sport = p->as_is.sport; /* what is written in it by now */
     write_source(skb, p, &addr, port);
   }
   return go(skb, p);
 }
 
-/* What a server's packet gets on its way out to the client. `dport` is what stands in it. */
+/* What a server's packet gets on its way out to the client. */
 static __always_inline void write_reply(struct __sk_buff* skb, struct packet* p,
-                                        struct fl_flow* flow, __be16 dport, __u32 now) {
+                                        struct fl_flow* flow, __u32 now) {
   struct fl_addr addr = flow->addr;
   __be16 port = flow->port;
   __be16 client_port = flow->client_port;
+  struct fl_addr client = p->tuple.daddr;
   stamp(flow, p, now);
-  if (client_port != dport) {
-    struct end source, destination;
-    ends(p, &source, &destination);
-    write_port(skb, p, destination.port_offset, dport, client_port);
+  if (client_port != p->tuple.dport) {
+    write_destination(skb, p, &client, client_port);
   }
   write_source(skb, p, &addr, port);
 }
@@ -144,7 +142,7 @@ GLOBAL int go_back(struct __sk_buff* skb) {
   if (changes_state(p, flow)) {
     note_reply(&key, flow, p->event);
   }
-  write_reply(skb, p, flow, key.dport, ticks_now());
+  write_reply(skb, p, flow, ticks_now());
   return go(skb, p);
 }
 

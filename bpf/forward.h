@@ -83,17 +83,17 @@ GLOBAL int take_hop(struct __sk_buff* skb, struct packet* p) {
     bpf_skb_store_bytes(skb, p->l3 + 7, &from->hop_limit, 1, 0);
   } else {
     struct iphdr ip;
-    __be16 old, new;
+    __be16 now[2]; /* hop limit and protocol, checksum */
     if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)) || ip.ttl <= 1) {
       return 0;
     }
     from->class = ip.tos;
     from->hop_limit = ip.ttl - 1;
     from->dont_fragment = (bpf_ntohs(ip.frag_off) & FL_IP_DONT_FRAGMENT) != 0;
-    old = bpf_htons((__u16)(ip.ttl << 8 | ip.protocol));
-    new = bpf_htons((__u16)(from->hop_limit << 8 | ip.protocol));
-    bpf_l3_csum_replace(skb, p->l3 + offsetof(struct iphdr, check), old, new, 2);
-    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), &from->hop_limit, 1, 0);
+    now[0] = bpf_htons((__u16)(from->hop_limit << 8 | ip.protocol));
+    now[1] = changed_sum(ip.check, bpf_htons((__u16)(ip.ttl << 8 | ip.protocol)), now[0]);
+    p->ip_check = now[1];
+    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), now, sizeof(now), 0);
   }
   if ((from->class & 3) == 3) {
     /* Congestion on the way to us is the packet's news, not the tunnel's (RFC 6040). */

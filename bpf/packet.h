@@ -9,6 +9,7 @@
 #define FL_IP_FRAGMENT_OFFSET 0x1fff
 #define FL_IP_MORE_FRAGMENTS 0x2000
 #define FL_MAX_EXTENSION_HEADERS 6
+#define FL_MAX_AT_HAND 255 /* an offset that the verifier believes */
 
 #define FL_TCP_FIN 0x01
 #define FL_TCP_SYN 0x02
@@ -51,6 +52,7 @@ struct packet {
   __u32 l4;
   __u32 bytes; /* of the IP packet */
   __u32 fragment_id;
+  __sum16 ip_check; /* IPv4 */
   __u8 fragment;
   __u8 v6;
   __u8 is_icmp;
@@ -66,7 +68,7 @@ struct packet {
     struct bpf_redir_neigh next;
     struct inherited inherited;
     /* The fast path: what stands in the packet by now, and what is known of the way. */
-    __be16 port, sport;
+    __be16 port;
     __u8 is_hidden;
     __u8 is_peer;
     __u8 macs[2 * ETH_ALEN];
@@ -96,7 +98,7 @@ static __always_inline struct packet* the_packet(void) {
 static __always_inline struct packet* new_packet(__u32 l3, __u8 point) {
   struct packet* p = the_packet();
   if (p) {
-    __builtin_memset(p, 0, sizeof(*p));
+    __builtin_memset(p, 0, offsetof(struct packet, as_is));
     p->l3 = l3;
     p->tuple.point = point;
   }
@@ -105,32 +107,58 @@ static __always_inline struct packet* new_packet(__u32 l3, __u8 point) {
 
 enum parsed { PARSED, NOT_OURS, CUT_SHORT };
 
-/* The network header: addresses, protocol, where the transport header begins. */
-static __always_inline enum parsed parse_ip4(struct __sk_buff* skb, struct packet* p) {
-  struct iphdr ip;
+/* Where so many bytes of the packet are, if they are at hand; else they take a call to load. */
+static __always_inline void* at_hand(struct __sk_buff* skb, __u32 offset, __u32 size) {
+  void* data = (void*)(long)skb->data;
+  void* end = (void*)(long)skb->data_end;
+  if (offset > FL_MAX_AT_HAND || data + offset + size > end) {
+    return NULL;
+  }
+  return data + offset;
+}
+
+static __always_inline enum parsed take_ip4(struct packet* p, const struct iphdr* ip) {
   __u16 offset;
-  if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+  if (ip->ihl < 5) {
     return CUT_SHORT;
   }
-  if (ip.ihl < 5) {
-    return CUT_SHORT;
-  }
-  p->l4 = p->l3 + ip.ihl * 4;
-  p->bytes = bpf_ntohs(ip.tot_len);
-  set_v4(&p->tuple.saddr, ip.saddr);
-  set_v4(&p->tuple.daddr, ip.daddr);
-  p->tuple.protocol = ip.protocol;
-  offset = bpf_ntohs(ip.frag_off);
+  p->l4 = p->l3 + ip->ihl * 4;
+  p->bytes = bpf_ntohs(ip->tot_len);
+  p->ip_check = ip->check;
+  set_v4(&p->tuple.saddr, ip->saddr);
+  set_v4(&p->tuple.daddr, ip->daddr);
+  p->tuple.protocol = ip->protocol;
+  offset = bpf_ntohs(ip->frag_off);
   if (offset & FL_IP_FRAGMENT_OFFSET) {
     p->fragment = LATER_FRAGMENT;
   } else if (offset & FL_IP_MORE_FRAGMENTS) {
     p->fragment = FIRST_FRAGMENT;
   }
-  p->fragment_id = ip.id;
+  p->fragment_id = ip->id;
   return PARSED;
 }
 
+/* The network header: addresses, protocol, where the transport header begins. */
+static __always_inline enum parsed parse_ip4(struct __sk_buff* skb, struct packet* p) {
+  const struct iphdr* there = at_hand(skb, p->l3, sizeof(*there));
+  struct iphdr ip;
+  if (there) {
+    return take_ip4(p, there);
+  }
+  return bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip)) ? CUT_SHORT : take_ip4(p, &ip);
+}
+
+static __always_inline __u8 take_ip6(struct packet* p, const struct ipv6hdr* ip) {
+  p->v6 = 1;
+  p->bytes = sizeof(*ip) + bpf_ntohs(ip->payload_len);
+  __builtin_memcpy(&p->tuple.saddr, &ip->saddr, sizeof(p->tuple.saddr));
+  __builtin_memcpy(&p->tuple.daddr, &ip->daddr, sizeof(p->tuple.daddr));
+  p->l4 = p->l3 + sizeof(*ip);
+  return ip->nexthdr;
+}
+
 static __always_inline enum parsed parse_ip6(struct __sk_buff* skb, struct packet* p) {
+  const struct ipv6hdr* there = at_hand(skb, p->l3, sizeof(*there));
   struct ipv6hdr ip;
   struct {
     __u8 next, length;
@@ -139,15 +167,13 @@ static __always_inline enum parsed parse_ip6(struct __sk_buff* skb, struct packe
   } extension;
   __u8 next;
   int i;
-  if (bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+  if (there) {
+    next = take_ip6(p, there);
+  } else if (!bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+    next = take_ip6(p, &ip);
+  } else {
     return CUT_SHORT;
   }
-  p->v6 = 1;
-  p->bytes = sizeof(ip) + bpf_ntohs(ip.payload_len);
-  __builtin_memcpy(&p->tuple.saddr, &ip.saddr, sizeof(p->tuple.saddr));
-  __builtin_memcpy(&p->tuple.daddr, &ip.daddr, sizeof(p->tuple.daddr));
-  p->l4 = p->l3 + sizeof(ip);
-  next = ip.nexthdr;
   for (i = 0; i < FL_MAX_EXTENSION_HEADERS; ++i) {
     if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
         next != IPPROTO_FRAGMENT) {
@@ -193,6 +219,18 @@ struct l4_start {
   __u8 more[16];
 };
 
+/* Of a whole packet of TCP, where it is at hand. */
+static __always_inline int take_tcp(struct __sk_buff* skb, struct packet* p) {
+  const struct tcphdr* tcp = at_hand(skb, p->l4, sizeof(*tcp));
+  if (!tcp) {
+    return 0;
+  }
+  p->tuple.sport = tcp->source;
+  p->tuple.dport = tcp->dest;
+  p->event = ((const __u8*)tcp)[13];
+  return 1;
+}
+
 /* Ports and what tells the connection's state. A later fragment gets the ports of its first one. */
 static __always_inline enum parsed parse_ports(struct __sk_buff* skb, struct packet* p) {
   struct fl_fragment_key key;
@@ -202,6 +240,9 @@ static __always_inline enum parsed parse_ports(struct __sk_buff* skb, struct pac
   if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP) {
     p->is_icmp = p->v6 ? protocol == IPPROTO_ICMPV6 : protocol == IPPROTO_ICMP;
     return p->is_icmp && p->fragment == WHOLE ? PARSED : NOT_OURS;
+  }
+  if (protocol == IPPROTO_TCP && p->fragment == WHOLE && take_tcp(skb, p)) {
+    return PARSED;
   }
   if (p->fragment != WHOLE) {
     __builtin_memset(&key, 0, sizeof(key));

@@ -137,20 +137,86 @@ static __always_inline void write_port(struct __sk_buff* skb, const struct packe
   bpf_skb_store_bytes(skb, offset, &to, 2, 0);
 }
 
-static __always_inline void write_source(struct __sk_buff* skb, const struct packet* p,
+/* Nothing between the headers, and the ports where the addresses end: nearly every packet. */
+static __always_inline int is_plain(const struct packet* p) {
+  return p->fragment == WHOLE && p->l4 - p->l3 == (p->v6 ? sizeof(struct ipv6hdr) : 20) &&
+         (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP);
+}
+
+/* RFC 1624. */
+static __always_inline __sum16 changed_sum(__sum16 sum, __be32 from, __be32 to) {
+  __u32 new = (__u16)~sum;
+  new += (__u16)~from + (__u16)(~from >> 16) + (__u16)to + (__u16)(to >> 16);
+  new = (new & 0xffff) + (new >> 16);
+  new = (new & 0xffff) + (new >> 16);
+  return (__sum16) ~new;
+}
+
+/* Addresses and ports of a plain packet, from its tuple, in one go. */
+static __always_inline void store_plain(struct __sk_buff* skb, struct packet* p) {
+  if (p->v6) {
+    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), &p->tuple,
+                        offsetof(struct fl_tuple, protocol), 0);
+  } else {
+    __be16 now[7];
+    now[0] = p->ip_check;
+    now[1] = (__be16)p->tuple.saddr.words[3];
+    now[2] = (__be16)(p->tuple.saddr.words[3] >> 16);
+    now[3] = (__be16)p->tuple.daddr.words[3];
+    now[4] = (__be16)(p->tuple.daddr.words[3] >> 16);
+    now[5] = p->tuple.sport;
+    now[6] = p->tuple.dport;
+    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, check), now, sizeof(now), 0);
+  }
+}
+
+/* Writes an end of the packet, and notes it in the tuple, which goes on saying what the packet
+ * says. */
+static __always_inline void write_end(struct __sk_buff* skb, struct packet* p,
+                                      struct fl_addr* in_tuple, __be16* port_in_tuple,
+                                      const struct end* at, const struct fl_addr* addr,
+                                      __be16 port) {
+  if (is_plain(p)) {
+    __u32 checksum = checksum_offset(p);
+    __u64 flags = p->tuple.protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+    if (!same_addr(in_tuple, addr)) {
+      if (p->v6) {
+        struct fl_addr old = *in_tuple;
+        struct fl_addr new = *addr;
+        __s64 change = bpf_csum_diff(old.words, sizeof(old), new.words, sizeof(new), 0);
+        bpf_l4_csum_replace(skb, checksum, 0, (__u64)change, flags | BPF_F_PSEUDO_HDR);
+      } else {
+        bpf_l4_csum_replace(skb, checksum, in_tuple->words[3], addr->words[3],
+                            flags | BPF_F_PSEUDO_HDR | 4);
+        p->ip_check = changed_sum(p->ip_check, in_tuple->words[3], addr->words[3]);
+      }
+    }
+    if (*port_in_tuple != port) {
+      bpf_l4_csum_replace(skb, checksum, *port_in_tuple, port, flags | 2);
+    }
+    *in_tuple = *addr;
+    *port_in_tuple = port;
+    store_plain(skb, p);
+    return;
+  }
+  write_addr(skb, p, at->addr_offset, in_tuple, addr);
+  write_port(skb, p, at->port_offset, *port_in_tuple, port);
+  *in_tuple = *addr;
+  *port_in_tuple = port;
+}
+
+static __always_inline void write_source(struct __sk_buff* skb, struct packet* p,
                                          const struct fl_addr* addr, __be16 port) {
   struct end source, destination;
   ends(p, &source, &destination);
-  write_addr(skb, p, source.addr_offset, &p->tuple.saddr, addr);
-  write_port(skb, p, source.port_offset, p->tuple.sport, port);
+  write_end(skb, p, &p->tuple.saddr, &p->tuple.sport, &source, addr, port);
 }
 
-static __always_inline void write_destination(struct __sk_buff* skb, const struct packet* p,
+static __always_inline void write_destination(struct __sk_buff* skb, struct packet* p,
                                               const struct fl_addr* addr, __be16 port) {
   struct end source, destination;
   ends(p, &source, &destination);
-  write_addr(skb, p, destination.addr_offset, &p->tuple.daddr, addr);
-  write_port(skb, p, destination.port_offset, p->tuple.dport, port);
+  write_end(skb, p, &p->tuple.daddr, &p->tuple.dport, &destination, addr, port);
 }
 
 #endif
