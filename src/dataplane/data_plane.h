@@ -40,6 +40,8 @@ struct Summary {
   std::uint64_t operation_errors = 0;
   /// Objects that someone else changed and we mended, by kind ("virtual server", "iptables", ...).
   std::map<std::string, std::uint64_t, std::less<>> drift_repaired;
+  /// What happened to packets ("refused", "table_full", ...), where the plane counts it.
+  std::map<std::string, std::uint64_t, std::less<>> events;
   std::uint64_t generation = 0;  // of the newest submitted delta that has been applied
   std::vector<Failure> failures;
 };

@@ -45,6 +45,10 @@ constexpr std::array kInstruments = {
                .name = "fairlead_drift_repaired_total",
                .help = "Differences mended that something else had made in the kernel, by kind.",
                .label_names = {"kind"}},
+    Instrument{.id = Counter::kDataplaneEvents,
+               .name = "fairlead_dataplane_events_total",
+               .help = "What happened to packets in the ebpf data plane by event, every 5 seconds.",
+               .label_names = {"event"}},
 };
 
 }  // namespace

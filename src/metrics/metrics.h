@@ -23,6 +23,7 @@ enum class Counter {
   kLivezAnswers,         // code
   kDriftRepaired,        // kind
   kDataplaneOperations,  // result
+  kDataplaneEvents,      // event
 };
 
 enum class Gauge {

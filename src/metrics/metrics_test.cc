@@ -63,8 +63,8 @@ TEST(Metrics, EveryInstrumentIsDeclaredOnceAndExplained) {
     }
   }
   // A new enumerator without a line in the table would abort at its first use.
-  EXPECT_TRUE(ids.contains(Counter::kDataplaneOperations));
-  EXPECT_EQ(ids.size(), static_cast<std::size_t>(Counter::kDataplaneOperations) + 1 +
+  EXPECT_TRUE(ids.contains(Counter::kDataplaneEvents));
+  EXPECT_EQ(ids.size(), static_cast<std::size_t>(Counter::kDataplaneEvents) + 1 +
                             static_cast<std::size_t>(Gauge::kDrainingRealServers) + 1 +
                             static_cast<std::size_t>(Histogram::kSyncDuration) + 1);
 }

@@ -125,11 +125,15 @@ void StatusServer::applied(const dataplane::Summary& summary) {
   metrics_.add(Counter::kDataplaneOperations,
                static_cast<double>(summary.operation_errors - summary_.operation_errors),
                {"error"});
-  for (const auto& [kind, count] : summary.drift_repaired) {
-    const auto before = summary_.drift_repaired.find(kind);
-    const std::uint64_t known = before == summary_.drift_repaired.end() ? 0 : before->second;
-    metrics_.add(Counter::kDriftRepaired, static_cast<double>(count - known), {kind});
-  }
+  const auto add_growth = [&](Counter counter, const auto& counts, const auto& before) {
+    for (const auto& [label, count] : counts) {
+      const auto known = before.find(label);
+      const std::uint64_t old = known == before.end() ? 0 : known->second;
+      metrics_.add(counter, static_cast<double>(count - old), {label});
+    }
+  };
+  add_growth(Counter::kDriftRepaired, summary.drift_repaired, summary_.drift_repaired);
+  add_growth(Counter::kDataplaneEvents, summary.events, summary_.events);
   metrics_.set(Gauge::kFailedKeys, static_cast<double>(summary.failures.size()));
   metrics_.set(Gauge::kVirtualServers, static_cast<double>(summary.virtual_servers));
   metrics_.set(Gauge::kRealServers, static_cast<double>(summary.real_servers));
@@ -154,6 +158,7 @@ std::string StatusServer::statusz() const {
                      {"operations", summary_.operations},
                      {"operationErrors", summary_.operation_errors},
                      {"driftRepaired", summary_.drift_repaired},
+                     {"events", summary_.events},
                      {"failures", failures},
                      {"problems", view_.problems()}};
   // Texts come from files and kernels: never let a byte that is not UTF-8 throw.

@@ -546,9 +546,8 @@ TEST_P(ByFamily, OnePacketSchedulingByTwoVirtualServers) {
   EXPECT_EQ(text(in(client(2), vip(54))), client(2) + " > " + server(53));
 }
 
-/// Anything may come in: nothing crashes, nothing is answered that was not asked for sensibly.
-TEST(Packets, RandomDamage) {
-  Programs programs;
+void damage_at_random(bpf::fl_forwarding forwarding, bpf::fl_tunnel tunnel, bool fast_path) {
+  Programs programs(4096, fast_path);
   programs.set_hide(kV4.node, kV6.node);
   std::uint32_t seed = 1;
   const auto random = [&seed] { return seed = seed * 1664525U + 1013904223U, seed >> 8U; };
@@ -556,11 +555,17 @@ TEST(Packets, RandomDamage) {
     for (const int p : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
       programs.add({.address = f->at(f->virtual_server, 80),
                     .protocol = static_cast<std::uint8_t>(p),
-                    .servers = {{f->at(f->server, 8080)}},
-                    .masquerade = p == IPPROTO_UDP});
+                    .servers = {{.address = f->at(f->server, 8080),
+                                 .forwarding = forwarding,
+                                 .tunnel = tunnel}},
+                    .masquerade = p == IPPROTO_UDP,
+                    .one_packet = p == IPPROTO_UDP && tunnel == bpf::FL_GRE});
       for (int round = 0; round < 3000; ++round) {
-        Packet packet{.source = f->at(f->client, 1 + static_cast<int>(random() % 50)),
-                      .destination = f->at(f->virtual_server, 80),
+        // Both ways, so that there are answered connections, too.
+        const std::string client = f->at(f->client, 1 + static_cast<int>(random() % 50));
+        const bool is_reply = random() % 3 == 0;
+        Packet packet{.source = is_reply ? f->at(f->server, 8080) : client,
+                      .destination = is_reply ? client : f->at(f->virtual_server, 80),
                       .protocol = static_cast<std::uint8_t>(p),
                       .payload = random() % 40};
         packet.tcp_flags = static_cast<std::uint8_t>(random() % 32);
@@ -578,6 +583,16 @@ TEST(Packets, RandomDamage) {
         EXPECT_THAT(programs.out(bytes).action, AnyOf(Eq(kPass), Eq(kShot)));
       }
     }
+  }
+}
+
+/// Anything may come in: nothing crashes, nothing is answered that was not asked for sensibly.
+TEST(Packets, RandomDamage) {
+  for (const bool fast_path : {false, true}) {
+    damage_at_random(bpf::FL_MASQUERADE, bpf::FL_IPIP, fast_path);
+    damage_at_random(bpf::FL_DIRECT, bpf::FL_IPIP, fast_path);
+    damage_at_random(bpf::FL_TUNNEL, bpf::FL_GUE, fast_path);
+    damage_at_random(bpf::FL_MASQUERADE, bpf::FL_GRE, fast_path);
   }
 }
 

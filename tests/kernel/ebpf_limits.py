@@ -2,6 +2,7 @@
 """When there is no more room: who is in stays in, who is not is told so, and it is counted."""
 
 import contextlib
+import urllib.request
 
 from lab import DNS_PORT, WEB_PORT, LiveConnection, ask
 from manifests import Port
@@ -50,3 +51,26 @@ def test_full_table(lab):
     daemon.eventually(room, timeout=60)
     for connection in live:
         connection.ping()
+
+
+def test_counters_reach_the_metrics(lab):
+    """What happens to packets is on the metrics page, within a pass of the sweep."""
+    service = lab.service("web").publish(lab.pods)
+    daemon = lab.fairlead()
+    daemon.serving(service)
+    for _ in range(3):
+        ask(lab.client, service.address, 80)
+    with contextlib.suppress(ConnectionRefusedError):
+        ask(lab.client, service.address, 81)
+
+    def counters():
+        with lab.node:
+            with urllib.request.urlopen("http://127.0.0.1:10249/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        name = "fairlead_dataplane_events_total"
+        return dict(line.rsplit(" ", 1) for line in lines if line.startswith(name))
+
+    daemon.eventually(
+        lambda: counters().get('fairlead_dataplane_events_total{event="new"}') == "3"
+        and counters().get('fairlead_dataplane_events_total{event="refused"}') == "1"
+    )

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "dataplane/ebpf/keys.h"
+#include "dataplane/ebpf/listing.h"
 
 namespace fairlead::dataplane::ebpf {
 namespace {
@@ -610,6 +611,8 @@ void Plane::run_due(TimePoint now) {
     next_sweep_ = now + (over && !*over ? Duration(kSlicePause) : Duration(kSweepPeriod));
     if (!over) {
       log::warn("connections could not be swept", {{"error", over.error().text()}});
+    } else if (*over) {
+      read_packet_events();
     }
   }
   const bool furniture_due =
@@ -617,6 +620,15 @@ void Plane::run_due(TimePoint now) {
   if (now >= next_audit_ || furniture_due) {
     audit(now);
     next_audit_ = now + config_.audit_period;
+  }
+}
+
+/// A call to the kernel for each, so not with every change.
+void Plane::read_packet_events() {
+  const std::vector<std::string_view> names = event_names();
+  const std::vector<std::uint64_t> counts = tables_->events();
+  for (std::size_t i = 0; i < std::min(names.size(), counts.size()); ++i) {
+    packet_events_.insert_or_assign(std::string(names[i]), counts[i]);
   }
 }
 
@@ -649,6 +661,7 @@ Summary Plane::summary() const {
   if (sweep_ != nullptr && sweep_->stats().drift != 0) {
     summary.drift_repaired["connection counter"] = sweep_->stats().drift;
   }
+  summary.events = packet_events_;
   for (const auto& [key, retry] : retries_) {
     summary.failures.push_back({key.text(), retry.error, retry.attempts});
   }

@@ -127,6 +127,7 @@ class Plane final : public DataPlane {
   void sync(std::span<const Key> keys, TimePoint now);
   void conclude(const Work& work, TimePoint now);
   [[nodiscard]] Status put(const Key& key, Entry& entry, TimePoint now);
+  void read_packet_events();
   [[nodiscard]] Status place_servers(Entry& entry, TimePoint now);
   [[nodiscard]] Status publish(const Key& key, Entry& entry, TimePoint now);
   [[nodiscard]] Status publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler scheduler,
@@ -171,6 +172,7 @@ class Plane final : public DataPlane {
   TimePoint next_leaving_{}, next_sweep_{}, next_audit_{};
   std::uint64_t operations_ = 0, operation_errors_ = 0;
   std::map<std::string, std::uint64_t, std::less<>> drift_;
+  std::map<std::string, std::uint64_t, std::less<>> packet_events_;  // as of the last pass
   struct {
     std::size_t servers = 0, reals = 0, leaving = 0;
   } totals_;
