@@ -218,11 +218,15 @@ struct fl_flow {
   __u32 packets;
   __u32 born;         /* ticks */
   __be16 client_port; /* see above */
-  __u8 is_answered;   /* FL_FORWARD, with the fast path: a reply has been seen */
+  __u8 way;           /* FL_FORWARD, FL_REPLY: enum fl_way */
   __u8 pad;
   __u64 bytes; /* of IP packets */
 };
 FL_SIZE(fl_flow, 56);
+/* What a connection may take, with the fast path on. The stack has carried the first packet each
+ * way, and the reply came in as the server sent it: then nothing on the way changes it. A reply
+ * takes the fast path only where requests have found it. */
+enum fl_way { FL_WAY_STACK, FL_WAY_ANSWERED, FL_WAY_FAST };
 enum fl_flow_flags {
   FL_FLOW_HIDDEN = 1,    /* there are FL_HIDE and FL_UNHIDE */
   FL_FLOW_INACTIVE = 2,  /* as IPVS: counted as inactive */

@@ -59,7 +59,8 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
   if (!(flow->flags & FL_FLOW_HIDDEN)) {
     skb->tc_index = FL_DONE;
   }
-  if (fl_fast_path && flow->is_answered) {
+  if (fl_fast_path && flow->way != FL_WAY_STACK) {
+    p->as_is.is_first = flow->way == FL_WAY_ANSWERED;
     p->as_is.is_hidden = flow->flags & FL_FLOW_HIDDEN;
     return go_on(p, GO_FORWARD, &addr, port);
   }
@@ -167,7 +168,9 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   if (server->persistence) {
     flow.flags |= FL_FLOW_TEMPLATE;
   }
-  if (server->flags & FL_VS_ONE_PACKET && p->tuple.protocol == IPPROTO_UDP) {
+  /* The fragments of a datagram stay together, which takes a connection. */
+  if (server->flags & FL_VS_ONE_PACKET && p->tuple.protocol == IPPROTO_UDP &&
+      p->fragment == WHOLE) {
     flow.flags |= FL_FLOW_ONE_PACKET;
     if (!(flow.flags & FL_FLOW_NO_OUTPUT)) {
       error = expect_answer(&flow);
@@ -403,7 +406,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     }
   }
   if (flow->kind == FL_REPLY) {
-    if (changes_state(p, flow) || (fl_fast_path && flow->packets == 0)) {
+    if (changes_state(p, flow)) {
       note_reply(&p->tuple, flow, p->event);
     }
     write_reply(skb, p, flow, now);

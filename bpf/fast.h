@@ -22,7 +22,7 @@ GLOBAL int find_fast_way(struct __sk_buff* skb) {
   struct fl_device* device;
   __u32 interface;
   long found;
-  if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE) {
+  if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE || skb->vlan_present) {
     return 0;
   }
   __builtin_memset(&route, 0, sizeof(route));
@@ -30,9 +30,11 @@ GLOBAL int find_fast_way(struct __sk_buff* skb) {
   route.tot_len = (__u16)longest(skb, p);
   if (is_v4(&p->as_is.addr)) {
     route.family = FL_AF_INET;
+    route.ipv4_src = p->tuple.saddr.words[3];
     route.ipv4_dst = p->as_is.addr.words[3];
   } else {
     route.family = FL_AF_INET6;
+    __builtin_memcpy(route.ipv6_src, &p->tuple.saddr, sizeof(route.ipv6_src));
     __builtin_memcpy(route.ipv6_dst, &p->as_is.addr, sizeof(route.ipv6_dst));
   }
   found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
@@ -69,6 +71,34 @@ static __always_inline int go(struct __sk_buff* skb, struct packet* p) {
   return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);
 }
 
+/* The connection's first request on the fast path: replies may take it, too. */
+static __noinline int open_fast_way(void) {
+  struct packet* p = the_packet();
+  struct fl_tuple reply_key, forward_key;
+  struct fl_flow *reply, *forward;
+  if (!p) {
+    return 0;
+  }
+  reply_key.saddr = p->as_is.addr;
+  reply_key.daddr = p->tuple.saddr;
+  reply_key.sport = p->as_is.port;
+  reply_key.dport = p->tuple.sport;
+  reply_key.protocol = p->tuple.protocol;
+  reply_key.point = FL_EGRESS;
+  reply_key.pad = 0;
+  reply = bpf_map_lookup_elem(&flows, &reply_key);
+  if (!reply) {
+    return 0;
+  }
+  key_of_forward(&forward_key, &reply_key, reply);
+  forward = bpf_map_lookup_elem(&flows, &forward_key);
+  if (forward) {
+    reply->way = FL_WAY_FAST;
+    forward->way = FL_WAY_FAST;
+  }
+  return 0;
+}
+
 /* The client's packet, whose destination is the server already. */
 GLOBAL int go_forward(struct __sk_buff* skb) {
   struct packet* p = the_packet();
@@ -92,6 +122,9 @@ GLOBAL int go_forward(struct __sk_buff* skb) {
   }
   if (!find_fast_way(skb)) {
     return PASS;
+  }
+  if (p->as_is.is_first) {
+    open_fast_way();
   }
   if (hide && p->as_is.is_peer) {
     struct fl_addr addr = hide->addr;
@@ -132,8 +165,20 @@ GLOBAL int go_back(struct __sk_buff* skb) {
   key.point = FL_EGRESS;
   key.pad = 0;
   flow = bpf_map_lookup_elem(&flows, &key);
-  if (!flow || flow->kind != FL_REPLY || flow->packets == 0 ||
-      (key.protocol == IPPROTO_TCP && p->event & FL_TCP_SYN)) {
+  if (!flow || flow->kind != FL_REPLY) {
+    return PASS;
+  }
+  if (flow->way == FL_WAY_STACK) {
+    struct fl_tuple forward_key;
+    struct fl_flow* forward;
+    key_of_forward(&forward_key, &key, flow);
+    forward = bpf_map_lookup_elem(&flows, &forward_key);
+    if (forward) {
+      forward->way = FL_WAY_ANSWERED;
+      flow->way = FL_WAY_ANSWERED;
+    }
+  }
+  if (flow->way != FL_WAY_FAST || (key.protocol == IPPROTO_TCP && p->event & FL_TCP_SYN)) {
     return PASS;
   }
   if (!find_fast_way(skb)) {

@@ -168,7 +168,6 @@ static __noinline int note_reply(struct fl_tuple* reply, struct fl_flow* flow, _
   key_of_forward(&key, reply, flow);
   forward = bpf_map_lookup_elem(&flows, &key);
   if (forward) {
-    forward->is_answered = 1;
     move_state(forward, reply->protocol, FROM_SERVER, event);
   }
   if (reply->protocol == IPPROTO_TCP && tcp_event(event) == TCP_EVENT_ACK) {
@@ -303,7 +302,7 @@ static __always_inline void mask_addr(struct fl_addr* to, const struct fl_addr* 
 static __noinline __u32 bound_server(struct fl_client_key* key, __u32 now) {
   struct fl_client* client = bpf_map_lookup_elem(&clients, key);
   struct fl_rs* server;
-  if (!client || now - client->seen > client->timeout) {
+  if (!client || (__s32)(now - client->seen) > (__s32)client->timeout) {
     return 0;
   }
   server = rs_at(client->rs);
@@ -439,6 +438,12 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
   error = claim_flow(in_half, &other, &copy);
   for (i = 0; error == -FL_EEXIST && i < FL_MAX_PORT_TRIES; ++i) {
     struct fl_flow* taken = flow_in(in_half, &other);
+    if (taken && taken->flags & FL_FLOW_ONE_PACKET && same_addr(&taken->addr, &forward->daddr) &&
+        taken->port == forward->dport) {
+      /* What its answer needed, before this virtual server had connections. */
+      error = bpf_map_update_elem(&flows, &other, &copy, BPF_ANY);
+      break;
+    }
     if (taken && same_addr(&taken->addr, &forward->daddr) && taken->port == forward->dport &&
         taken->client_port == forward->sport) {
       return error;

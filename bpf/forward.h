@@ -121,6 +121,11 @@ GLOBAL int encapsulate(struct __sk_buff* skb, struct packet* p) {
   from = &p->as_is.inherited;
   server = rs_at(p->as_is.rs);
   device = bpf_map_lookup_elem(&devices, &interface);
+  if (!device) {
+    /* The way leads out of a bond or a bridge, which has none of our programs. */
+    interface = skb->ifindex;
+    device = bpf_map_lookup_elem(&devices, &interface);
+  }
   if (!server || !device) {
     return -1;
   }
@@ -273,6 +278,9 @@ static __always_inline int send_as_is(struct __sk_buff* skb, struct packet* p) {
   }
   if (p->l3 == 0 && bpf_skb_change_head(skb, ETH_HLEN, 0)) {
     return TC_ACT_SHOT;
+  }
+  if (skb->vlan_present && bpf_skb_vlan_pop(skb)) {
+    return TC_ACT_SHOT; /* the tag is that of the device it came by */
   }
   next = p->as_is.next;
   return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);

@@ -71,6 +71,7 @@ struct packet {
     __be16 port;
     __u8 is_hidden;
     __u8 is_peer;
+    __u8 is_first; /* request on the fast path */
     __u8 macs[2 * ETH_ALEN];
   } as_is; /* who is to get the packet, and the way there */
 };

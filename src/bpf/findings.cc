@@ -24,9 +24,9 @@ std::string_view loss(Feature feature) {
     case Feature::kClsact:
       return "TCX links serve instead";
     case Feature::kSocketHooks:
-      return "sockets of the node are translated packet by packet";
+      return "processes of the node reach no service";
     case Feature::kNetnsCookie:
-      return "sockets of the node and of pods cannot be told apart at connect()";
+      return "--ebpf-sockets node cannot work";
   }
   return {};
 }

@@ -531,6 +531,36 @@ TEST_P(ByFamily, OnePacketScheduling) {
   EXPECT_EQ(programs.flow_count(), 2U + 6U);
 }
 
+TEST_P(ByFamily, OnePacketSchedulingKeepsFragmentsTogether) {
+  programs.add({.address = vip(53),
+                .protocol = IPPROTO_UDP,
+                .servers = {{server(53)}, {server2(53)}},
+                .one_packet = true});
+  Packet first{client(), vip(53), IPPROTO_UDP};
+  first.payload = 200;
+  first.fragment_offset = 0;
+  first.more_fragments = true;
+  EXPECT_EQ(read(programs.in(build(first)).frame).destination, server(53));
+  Packet last = first;
+  last.fragment_offset = 64;
+  last.more_fragments = false;
+  EXPECT_EQ(read(programs.in(build(last)).frame).destination, f.server);
+}
+
+TEST_P(ByFamily, OnePacketSchedulingSwitchedOff) {
+  protocol = IPPROTO_UDP;
+  const Service service{
+      .address = vip(53), .protocol = IPPROTO_UDP, .servers = {{server(53)}}, .one_packet = true};
+  programs.add(service);
+  in(client(), vip(53));
+  Service after = service;
+  after.one_packet = false;
+  programs.add(after);
+  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server(53));
+  EXPECT_EQ(text(out(server(53), client())), vip(53) + " > " + client());
+  EXPECT_TRUE(programs.forward_flow(client(), vip(53), IPPROTO_UDP));
+}
+
 // Answers of one server to one client port can only be those of one virtual server.
 TEST_P(ByFamily, OnePacketSchedulingByTwoVirtualServers) {
   protocol = IPPROTO_UDP;

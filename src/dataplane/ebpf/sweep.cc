@@ -18,6 +18,11 @@ void add(T& counter, T change) {
   std::atomic_ref<T>(counter).fetch_add(change, std::memory_order_relaxed);
 }
 
+/// Signed: a packet may have stamped it after `now` was taken.
+bool is_silent(std::uint32_t now, std::uint32_t seen, std::uint32_t limit) {
+  return static_cast<std::int32_t>(now - seen) > static_cast<std::int32_t>(limit);
+}
+
 bool is_half_open(const bpf::FlowEntry& entry) {
   return entry.key.protocol == IPPROTO_TCP && entry.value.state == bpf::FL_TCP_SYN_RECV;
 }
@@ -78,7 +83,7 @@ Result<bool> Sweep::slice(std::uint32_t now) {
 void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
   // Whether it may be an orphan, and this is the pass to ask.
   const bool is_suspect =
-      now - entry.value.seen > kOrphanTicks &&
+      is_silent(now, entry.value.seen, kOrphanTicks) &&
       (entry.key.sport ^ entry.key.dport ^ (entry.key.sport >> 8U)) % kOrphanShare ==
           stats_.passes % kOrphanShare;
   switch (entry.value.kind) {
@@ -95,7 +100,12 @@ void Sweep::look_at(const bpf::FlowEntry& entry, std::uint32_t now) {
       return;
     case bpf::FL_REPLY:
       if ((entry.value.flags & bpf::FL_FLOW_ONE_PACKET) != 0) {
-        if (now - entry.value.seen <= tables_.config().udp_timeout) {
+        if (!is_silent(now, entry.value.seen, tables_.config().udp_timeout)) {
+          return;
+        }
+        // It may have been used since it was read.
+        if (const auto again = tables_.find_flow(entry.key);
+            again && !is_silent(now, again->seen, tables_.config().udp_timeout)) {
           return;
         }
         if (tables_.erase_flows(std::span(&entry.key, 1))) {
@@ -234,7 +244,7 @@ void Sweep::look_at_clients(std::uint32_t now) {
       const bool has_server = client.value.rs < reals.size() &&
                               reals[client.value.rs].generation == client.value.generation &&
                               reals[client.value.rs].state != bpf::FL_RS_GONE;
-      if (has_server && now - client.value.seen <= client.value.timeout) {
+      if (has_server && !is_silent(now, client.value.seen, client.value.timeout)) {
         continue;
       }
       if (tables_.erase_clients(std::span(&client.key, 1)) && client.value.rs < reals.size() &&
