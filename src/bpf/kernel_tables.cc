@@ -202,7 +202,8 @@ class KernelTables final : public Tables {
         [&] { return numbers_.open(pins, "numbers"); },
         [&] { return classes_.open(pins, "classes"); },
         [&] { return devices_.open(pins, "devices"); }, [&] { return flows_.open(pins, "flows"); },
-        [&] { return clients_.open(pins, "clients"); });
+        [&] { return clients_.open(pins, "clients"); },
+        [&] { return socket_peers_.open(pins, "socket_peers"); });
     if (!status) {
       return status;
     }
@@ -295,6 +296,9 @@ class KernelTables final : public Tables {
   Status erase_clients(std::span<const fl_client_key> keys) override {
     return first_failure(clients_.erase_all(keys));
   }
+  Result<fl_socket_peer> find_socket_peer(const fl_socket_key& key) override {
+    return socket_peers_.find(key);
+  }
 
   std::vector<std::uint64_t> events() override {
     std::vector<std::uint64_t> out;
@@ -325,6 +329,7 @@ class KernelTables final : public Tables {
   Hash<std::uint32_t, fl_device> devices_;
   Hash<fl_tuple, fl_flow> flows_;
   Hash<fl_client_key, fl_client> clients_;
+  Hash<fl_socket_key, fl_socket_peer> socket_peers_;
   UniqueFd events_;
   std::size_t flow_capacity_ = 0;
 };

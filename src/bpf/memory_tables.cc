@@ -104,6 +104,14 @@ Result<fl_flow> MemoryTables::find_flow(const fl_tuple& key) {
   return found->second;
 }
 
+Result<fl_socket_peer> MemoryTables::find_socket_peer(const fl_socket_key& key) {
+  const auto found = socket_peers_.find(bytes(key));
+  if (found == socket_peers_.end()) {
+    return fail_errno(ENOENT, "map socket_peers");
+  }
+  return found->second;
+}
+
 Status MemoryTables::erase_flows(std::span<const fl_tuple> keys) {
   for (const fl_tuple& key : keys) {
     flows_.erase(bytes(key));

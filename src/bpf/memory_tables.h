@@ -45,12 +45,16 @@ class MemoryTables final : public Tables {
   Status erase_flows(std::span<const fl_tuple> keys) override;
   Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override;
   Status erase_clients(std::span<const fl_client_key> keys) override;
+  Result<fl_socket_peer> find_socket_peer(const fl_socket_key& key) override;
   std::vector<std::uint64_t> events() override { return std::vector<std::uint64_t>(FL_EVENTS); }
 
   // For tests.
   void put_flow(const fl_tuple& key, const fl_flow& value) { flows_[bytes(key)] = value; }
   void put_client(const fl_client_key& key, const fl_client& value) {
     clients_[bytes(key)] = value;
+  }
+  void put_socket_peer(const fl_socket_key& key, const fl_socket_peer& value) {
+    socket_peers_[bytes(key)] = value;
   }
   [[nodiscard]] std::size_t flow_count() const { return flows_.size(); }
   [[nodiscard]] std::size_t client_count() const { return clients_.size(); }
@@ -85,6 +89,7 @@ class MemoryTables final : public Tables {
   std::map<std::uint32_t, fl_device> devices_;
   std::map<Key, fl_flow> flows_;
   std::map<Key, fl_client> clients_;
+  std::map<Key, fl_socket_peer> socket_peers_;
   std::size_t writes_ = 0;
 };
 

@@ -85,6 +85,9 @@ class Tables {
                                             std::vector<ClientEntry>& out) = 0;
   [[nodiscard]] virtual Status erase_clients(std::span<const fl_client_key> keys) = 0;
 
+  /// What a socket of the node asked for, by what it got; kNotFound if it was not translated.
+  [[nodiscard]] virtual Result<fl_socket_peer> find_socket_peer(const fl_socket_key& key) = 0;
+
   /// Sums over the CPUs, by enum fl_event.
   [[nodiscard]] virtual std::vector<std::uint64_t> events() = 0;
 };

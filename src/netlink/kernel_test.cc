@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/if.h>
+#include <netinet/in.h>
 #include <optional>
 #include <poll.h>
 #include <sched.h>
@@ -18,12 +19,14 @@
 #include <unistd.h>
 #include <vector>
 
+#include "base/byte_order.h"
 #include "base/check.h"
 #include "base/subprocess.h"
 #include "base/text.h"
 #include "base/unique_fd.h"
 #include "netlink/conntrack.h"
 #include "netlink/contract.h"
+#include "netlink/socket_diag.h"
 
 namespace fairlead::netlink {
 namespace {
@@ -476,6 +479,99 @@ TEST_F(KernelTest, FlowsOfOtherZonesAreLeftAlone) {
     GTEST_SKIP() << "no conntrack zones here";
   }
   EXPECT_THAT(dumped(*table, net::Family::kIpv4, net::Protocol::kUdp), ::testing::IsEmpty());
+}
+
+// --- sock_diag -----------------------------------------------------------------------------------
+
+sockaddr_in6 to_v6(std::string_view text, std::uint16_t port) {
+  sockaddr_in6 to{};
+  to.sin6_family = AF_INET6;
+  to.sin6_port = Be16(port).raw();
+  const net::IpAddress address = ip(text);
+  const auto bytes = address.bytes();
+  if (address.is_v4()) {
+    to.sin6_addr.s6_addr[10] = to.sin6_addr.s6_addr[11] = 0xff;
+  }
+  std::ranges::copy(bytes, std::end(to.sin6_addr.s6_addr) - bytes.size());
+  return to;
+}
+
+/// A UDP socket of IPv6, which can also be connected to v4-mapped addresses.
+UniqueFd udp_to(std::string_view address, std::uint16_t port) {
+  UniqueFd fd(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const sockaddr_in6 to = to_v6(address, port);
+  FAIRLEAD_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+  return fd;
+}
+
+UniqueFd udp4_to(std::uint16_t port) {
+  UniqueFd fd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = Be16(port).raw();
+  to.sin_addr.s_addr = Be32(INADDR_LOOPBACK).raw();
+  FAIRLEAD_CHECK(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0);
+  return fd;
+}
+
+std::uint64_t cookie_of(const UniqueFd& fd) {
+  std::uint64_t cookie = 0;
+  socklen_t size = sizeof cookie;
+  FAIRLEAD_CHECK(::getsockopt(fd.get(), SOL_SOCKET, SO_COOKIE, &cookie, &size) == 0);
+  return cookie;
+}
+
+/// What the next read fails with.
+int error_of(const UniqueFd& fd) {
+  char byte = 0;
+  return ::recv(fd.get(), &byte, 1, 0) < 0 ? errno : 0;
+}
+
+TEST_F(KernelTest, ConnectedUdpSocketsAreFoundAndClosed) {
+  const auto diag = take(make_socket_diag());
+  ASSERT_NE(diag, nullptr);
+  const auto before = diag->connected_udp();
+  if (!before && before.error().kind() == ErrorKind::kUnavailable) {
+    GTEST_SKIP() << before.error().text();
+  }
+  ASSERT_TRUE(before) << before.error().text();
+  EXPECT_THAT(*before, ::testing::IsEmpty());
+  const UniqueFd unconnected(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  std::vector<UniqueFd> opened;
+  opened.push_back(udp4_to(5301));
+  opened.push_back(udp_to("127.0.0.1", 5302));
+  opened.push_back(udp_to("::1", 5303));
+  opened.push_back(udp_to("::1", 5304));
+
+  auto found = diag->connected_udp();
+  ASSERT_TRUE(found) << found.error().text();
+  std::ranges::sort(*found, {}, [](const UdpSocket& socket) { return socket.remote.port; });
+  ASSERT_EQ(found->size(), opened.size());
+  const std::vector<std::string> remotes = {"127.0.0.1:5301", "127.0.0.1:5302", "[::1]:5303",
+                                            "[::1]:5304"};
+  for (std::size_t i = 0; i < opened.size(); ++i) {
+    EXPECT_EQ((*found)[i].remote.text(), remotes[i]);
+    EXPECT_EQ((*found)[i].local.address, (*found)[i].remote.address);
+    EXPECT_EQ((*found)[i].cookie, cookie_of(opened[i]));
+  }
+
+  // The last one stays: what is asked for has its addresses, but is another socket.
+  found->back().cookie ^= 1;
+  for (const Status& status : diag->destroy(*found)) {
+    if (!status && status.error().kind() == ErrorKind::kUnavailable) {
+      GTEST_SKIP() << status.error().text();
+    }
+    EXPECT_TRUE(status) << status.error().text();
+  }
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(error_of(opened[i]), ECONNABORTED) << remotes[i];
+  }
+  EXPECT_EQ(error_of(opened[3]), EAGAIN);
+  EXPECT_THAT(*diag->connected_udp(), ::testing::SizeIs(1));
+  // Gone already.
+  for (const Status& status : diag->destroy(*found)) {
+    EXPECT_TRUE(status) << status.error().text();
+  }
 }
 
 }  // namespace

@@ -67,6 +67,74 @@ def test_unconnected_socket_leaves_a_removed_endpoint(lab):
         eventually(lambda: exchange(client, web.address, 53)[0] != gone, timeout=5)
 
 
+def connected(lab, address, port, af=None):
+    client = new_socket(lab.node, af or lab.family.af, socket.SOCK_DGRAM)
+    client.thing.connect((address, port))
+    return client
+
+
+def is_closed(client):
+    """Whether its owner is told that it was disconnected."""
+    with contextlib.suppress(OSError):
+        client.send(b"hello\n")  # has no address to go to, once disconnected
+    try:
+        client.recv(4096)
+    except ConnectionAbortedError:
+        return True
+    return False
+
+
+def name_of(client):
+    client.send(b"hello\n")
+    return client.recv(4096).split()[0].decode()
+
+
+def check_sockets_of_a_removed_endpoint(lab, af, form):
+    pod1, pod2, pod3 = lab.pods
+    web = lab.service("web", ports=PORTS).publish([pod1])
+    other = lab.service("other", ports=PORTS).publish([pod1])
+    daemon = lab.fairlead()
+    daemon.serving(web)
+    daemon.serving(other)
+    by_service = connected(lab, form(web.address), 53, af)
+    by_other = connected(lab, form(other.address), 53, af)
+    direct = connected(lab, form(pod1.address(lab.family)), DNS_PORT, af)
+    with by_service as stale, by_other as kept, direct as own:
+        assert [name_of(s) for s in (stale, kept, own)] == ["pod1"] * 3
+        web.publish([pod2])
+        daemon.serving(web)
+        eventually(lambda: is_closed(stale))
+        # The same socket serves on, once its owner asks again.
+        stale.connect((form(web.address), 53))
+        assert name_of(stale) == "pod2"
+        # Another leaves. By the end of this second look the first one has passed the others by.
+        web.publish([pod3])
+        daemon.serving(web)
+        eventually(lambda: is_closed(stale))
+        stale.connect((form(web.address), 53))
+        assert [name_of(s) for s in (stale, kept, own)] == ["pod3", "pod1", "pod1"]
+
+
+@each_family
+def test_connected_udp_socket_is_told_of_a_removed_endpoint(lab):
+    check_sockets_of_a_removed_endpoint(lab, lab.family.af, str)
+
+
+def test_ipv6_socket_is_told_of_a_removed_ipv4_endpoint(lab):
+    check_sockets_of_a_removed_endpoint(lab, socket.AF_INET6, lambda address: f"::ffff:{address}")
+
+
+@each_family
+def test_connected_udp_socket_is_told_of_a_removed_service(lab):
+    web, daemon = serve(lab)
+    with connected(lab, web.address, 53) as client:
+        assert name_of(client) in ALL_PODS
+        web.publish([])
+        daemon.serving(web)
+        eventually(lambda: is_closed(client))
+        assert refused(lab.node, web.address, 53, "UDP")
+
+
 def test_ipv4_service_by_an_ipv6_socket(lab):
     web, _ = serve(lab)
     mapped = f"::ffff:{web.address}"

@@ -9,6 +9,7 @@
 #include "bpf/attach.h"
 #include "bpf/kernel_tables.h"
 #include "netlink/route.h"
+#include "netlink/socket_diag.h"
 
 namespace fairlead::dataplane::ebpf {
 namespace {
@@ -94,6 +95,30 @@ class KernelHost final : public Host {
                : bpf::attach_cgroup(config_.pin_directory, *object_, config_.cgroup);
   }
 
+  Result<std::size_t> close_udp_sockets(const std::set<net::IpAddress>& servers,
+                                        const IsStale& is_stale) override {
+    if (diag_ == nullptr) {
+      auto diag = netlink::make_socket_diag();
+      if (!diag) {
+        return fail(std::move(diag.error()));
+      }
+      diag_ = std::move(*diag);
+    }
+    auto sockets = diag_->connected_udp();
+    if (!sockets) {
+      return fail(std::move(sockets.error()));
+    }
+    std::erase_if(*sockets, [&](const netlink::UdpSocket& socket) {
+      return !servers.contains(socket.remote.address) || !is_stale(socket.cookie, socket.remote);
+    });
+    for (Status& status : diag_->destroy(*sockets)) {
+      if (!status) {
+        return fail(std::move(status.error()));
+      }
+    }
+    return sockets->size();
+  }
+
   void set_on_change(std::function<void(TimePoint)> on_change) override {
     watch_ = loop_.watch_fd(monitor_->fd(), {.readable = true},
                             [this, on_change = std::move(on_change)](event::FdEvents) {
@@ -111,6 +136,7 @@ class KernelHost final : public Host {
   bpf::Hook hook_ = bpf::Hook::kTcx;
   std::unique_ptr<netlink::Route> route_;
   std::unique_ptr<netlink::AddressMonitor> monitor_;
+  std::unique_ptr<netlink::SocketDiag> diag_;  // from its first use on
   std::unique_ptr<event::FdWatch> watch_;
   std::set<std::uint32_t> attached_;
 };

@@ -16,6 +16,8 @@ namespace fairlead::dataplane::ebpf {
 namespace {
 
 constexpr auto kLeavingPeriod = std::chrono::milliseconds(500);
+// From the departure of a UDP server to the look for its sockets.
+constexpr auto kSocketsDelay = std::chrono::milliseconds(500);
 constexpr auto kSweepPeriod = std::chrono::seconds(5);
 constexpr auto kSlicePause = std::chrono::milliseconds(20);
 
@@ -495,6 +497,13 @@ void Plane::retire(const Entry& entry, Real& real, TimePoint now) {
       static_cast<std::uint64_t>(real.deadline.time_since_epoch().count());
   store(tables_->rs()[real.number].state,
         static_cast<std::uint8_t>(drains ? bpf::FL_RS_DRAINING : bpf::FL_RS_GONE));
+  if (tables_->vs()[entry.number].protocol == IPPROTO_UDP &&
+      config_.sockets != bpf::FL_SOCKETS_OFF && can_close_sockets_) {
+    if (left_.empty()) {
+      next_sockets_ = now + kSocketsDelay;
+    }
+    left_.insert(real.socket.address);
+  }
 }
 
 void Plane::free_real(const Real& real) {
@@ -542,6 +551,50 @@ void Plane::check_leaving(TimePoint now) {
   for (const Key& key : keys) {
     settle_leaving(key, now);
   }
+}
+
+// A connected UDP socket is not asked for its server again: it would send to one that left for
+// ever, and nobody tells its owner. The look comes a moment after the departure: a connect() that
+// had chosen the server is through by then, and what leaves in quick succession costs one dump.
+void Plane::close_sockets(TimePoint now) {
+  const Result<std::size_t> closed = host_->close_udp_sockets(
+      left_, [this](std::uint64_t cookie, const net::SocketAddress& remote) {
+        return is_stale(cookie, remote);
+      });
+  if (closed) {
+    if (*closed != 0) {
+      log::info("UDP sockets of servers that left are closed", {{"count", *closed}});
+    }
+    left_.clear();
+    return;
+  }
+  if (closed.error().kind() == ErrorKind::kUnavailable) {
+    log::warn("the node's connected UDP sockets go on sending to servers that left",
+              {{"error", closed.error().text()}});
+    can_close_sockets_ = false;
+    left_.clear();
+    return;
+  }
+  log::warn("UDP sockets of servers that left could not be closed",
+            {{"error", closed.error().text()}});
+  next_sockets_ = now + kSweepPeriod;
+}
+
+/// Whether we led the socket there, and its server is no more. It may be a pod's own address that
+/// its owner asked for, or the same pod by another service.
+bool Plane::is_stale(std::uint64_t cookie, const net::SocketAddress& remote) {
+  bpf::fl_socket_key key{};
+  key.cookie = cookie;
+  key.addr = bpf::to_abi(remote.address);
+  key.port = bpf::to_abi(remote.port);
+  key.protocol = IPPROTO_UDP;
+  const Result<bpf::fl_socket_peer> peer = tables_->find_socket_peer(key);
+  if (!peer || peer->rs >= tables_->rs().size()) {
+    return false;
+  }
+  const bpf::fl_rs& real = tables_->rs()[peer->rs];
+  return real.generation != peer->generation || real.state == bpf::FL_RS_GONE ||
+         real.state == bpf::FL_RS_FREE;
 }
 
 void Plane::book(Entry& entry) {
@@ -606,6 +659,9 @@ void Plane::run_due(TimePoint now) {
   if (!leaving_.empty() && now >= next_leaving_) {
     check_leaving(now);
   }
+  if (!left_.empty() && now >= next_sockets_) {
+    close_sockets(now);
+  }
   if (now >= next_sweep_) {
     const Result<bool> over = sweep_->slice(bpf::ticks(now));
     next_sweep_ = now + (over && !*over ? Duration(kSlicePause) : Duration(kSweepPeriod));
@@ -639,6 +695,9 @@ std::optional<TimePoint> Plane::next_due() const {
   TimePoint next = std::min(next_sweep_, next_audit_);
   if (!leaving_.empty()) {
     next = std::min(next, next_leaving_);
+  }
+  if (!left_.empty()) {
+    next = std::min(next, next_sockets_);
   }
   for (const auto& [key, retry] : retries_) {
     next = std::min(next, retry.next);

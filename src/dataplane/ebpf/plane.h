@@ -52,6 +52,11 @@ class Host {
       bool thorough, std::map<std::string, std::string>& failures) = 0;
   /// The socket path. Called once the maps hold the whole plan, and by the audit.
   [[nodiscard]] virtual Status attach_sockets() = 0;
+  /// Closes the node's UDP sockets that are connected to one of `servers` (whatever port) and for
+  /// which `is_stale` is true; tells how many. kUnavailable if the kernel cannot.
+  using IsStale = std::function<bool(std::uint64_t cookie, const net::SocketAddress& remote)>;
+  [[nodiscard]] virtual Result<std::size_t> close_udp_sockets(
+      const std::set<net::IpAddress>& servers, const IsStale& is_stale) = 0;
   /// Called on the plane's thread when devices or addresses changed.
   virtual void set_on_change(std::function<void(TimePoint)> on_change) = 0;
 };
@@ -145,6 +150,9 @@ class Plane final : public DataPlane {
   void check_leaving(TimePoint now);
   void book(Entry& entry);
 
+  void close_sockets(TimePoint now);
+  [[nodiscard]] bool is_stale(std::uint64_t cookie, const net::SocketAddress& remote);
+
   [[nodiscard]] Status release_address(const net::IpAddress& address);
   void note(bpf::fl_point point, const bpf::fl_addr& address, int change);
 
@@ -169,7 +177,9 @@ class Plane final : public DataPlane {
   /// What a virtual server asks for and does not get.
   std::map<Key, std::string> problems_;
   std::map<std::string, Retry> furniture_;  // "devices", "sockets"
-  TimePoint next_leaving_{}, next_sweep_{}, next_audit_{};
+  std::set<net::IpAddress> left_;  // by UDP servers, and sockets may still be connected to them
+  bool can_close_sockets_ = true;
+  TimePoint next_leaving_{}, next_sockets_{}, next_sweep_{}, next_audit_{};
   std::uint64_t operations_ = 0, operation_errors_ = 0;
   std::map<std::string, std::uint64_t, std::less<>> drift_;
   std::map<std::string, std::uint64_t, std::less<>> packet_events_;  // as of the last pass

@@ -57,15 +57,25 @@ class SharedTables final : public bpf::Tables {
   Status erase_clients(std::span<const bpf::fl_client_key> k) override {
     return t_.erase_clients(k);
   }
+  Result<bpf::fl_socket_peer> find_socket_peer(const bpf::fl_socket_key& k) override {
+    return t_.find_socket_peer(k);
+  }
   std::vector<std::uint64_t> events() override { return t_.events(); }
 
  private:
   bpf::MemoryTables& t_;
 };
 
+/// The node's connected UDP sockets, by cookie; they outlive a plane.
+struct FakeSockets {
+  std::map<std::uint64_t, net::SocketAddress> remotes;
+  std::vector<std::string> looks;  // for which servers each look was
+  std::optional<Error> error;
+};
+
 class FakeHost final : public Host {
  public:
-  explicit FakeHost(bpf::MemoryTables& tables) : tables_(tables) {}
+  FakeHost(bpf::MemoryTables& tables, FakeSockets& sockets) : tables_(tables), sockets_(sockets) {}
   Result<std::unique_ptr<bpf::Tables>> open() override {
     return std::make_unique<SharedTables>(tables_);
   }
@@ -77,10 +87,24 @@ class FakeHost final : public Host {
     return std::vector{device};
   }
   Status attach_sockets() override { return {}; }
+  Result<std::size_t> close_udp_sockets(const std::set<net::IpAddress>& servers,
+                                        const IsStale& is_stale) override {
+    std::string& look = sockets_.looks.emplace_back();
+    for (const net::IpAddress& server : servers) {
+      look += (look.empty() ? "" : " ") + server.text();
+    }
+    if (sockets_.error) {
+      return fail(*sockets_.error);
+    }
+    return std::erase_if(sockets_.remotes, [&](const auto& socket) {
+      return servers.contains(socket.second.address) && is_stale(socket.first, socket.second);
+    });
+  }
   void set_on_change(std::function<void(TimePoint)>) override {}
 
  private:
   bpf::MemoryTables& tables_;
+  FakeSockets& sockets_;
 };
 
 plan::VirtualServerKey key(const std::string& socket, net::Protocol protocol) {
@@ -117,7 +141,7 @@ plan::VirtualServerPtr server(const std::string& socket, const std::vector<std::
 class PlaneTest : public testing::Test {
  protected:
   void start() {
-    plane = std::make_unique<Plane>(std::make_unique<FakeHost>(tables), PlaneConfig{});
+    plane = std::make_unique<Plane>(std::make_unique<FakeHost>(tables, sockets), config);
     ASSERT_TRUE(plane->start(now));
   }
   void apply(std::vector<plan::VirtualServerPtr> put,
@@ -163,7 +187,32 @@ class PlaneTest : public testing::Test {
     return (tables.filter().bits[point][bit / 64] >> (bit % 64) & 1U) != 0;
   }
 
+  /// As the programs do it at connect().
+  void connect_udp(std::uint64_t cookie, const std::string& server) {
+    const auto remote = *net::SocketAddress::parse(server);
+    const std::uint32_t number = number_of(server);
+    bpf::fl_socket_key got{};
+    got.cookie = cookie;
+    got.addr = bpf::to_abi(remote.address);
+    got.port = bpf::to_abi(remote.port);
+    got.protocol = IPPROTO_UDP;
+    bpf::fl_socket_peer peer{};
+    peer.rs = number;
+    peer.generation = tables.rs()[number].generation;
+    tables.put_socket_peer(got, peer);
+    sockets.remotes[cookie] = remote;
+  }
+  [[nodiscard]] std::vector<std::uint64_t> open_sockets() const {
+    std::vector<std::uint64_t> out;
+    for (const auto& [cookie, remote] : sockets.remotes) {
+      out.push_back(cookie);
+    }
+    return out;
+  }
+
   bpf::MemoryTables tables;
+  FakeSockets sockets;
+  PlaneConfig config;
   TimePoint now = std::chrono::steady_clock::now();
   std::unique_ptr<Plane> plane;
 };
@@ -359,6 +408,89 @@ TEST_F(PlaneTest, UdpServerIsGoneAtOnce) {
   tables.rs_counts()[number].inactive = 1;
   apply({server("10.96.0.1:53", {}, "rr", net::Protocol::kUdp)});
   EXPECT_EQ(tables.rs()[number].state, bpf::FL_RS_GONE);
+}
+
+TEST_F(PlaneTest, UdpSocketsOfServersThatLeftAreClosed) {
+  config.sockets = bpf::FL_SOCKETS_NODE;
+  start();
+  const auto udp = net::Protocol::kUdp;
+  const auto web = server("10.96.0.1:80", {"198.51.100.1:53", "198.51.100.5:80"});
+  const auto other = server("10.96.0.3:53", {"[2001:db8::2]:53"}, "rr", udp);
+  apply({web, other, server("10.96.0.1:53", {"198.51.100.2:53", "198.51.100.3:53"}, "rr", udp),
+         server("10.96.0.2:53", {"198.51.100.4:53"}, "rr", udp)});
+  connect_udp(1, "198.51.100.2:53");
+  connect_udp(2, "198.51.100.3:53");
+  connect_udp(3, "198.51.100.4:53");
+  connect_udp(4, "[2001:db8::2]:53");
+  sockets.remotes[5] = *net::SocketAddress::parse("198.51.100.2:53");  // not by the service
+  // Two changes in a row and three servers are one look; TCP's notice themselves.
+  apply({server("10.96.0.1:53", {"198.51.100.3:53"}, "rr", udp),
+         server("10.96.0.1:80", {"198.51.100.5:80"})});
+  apply({}, {key("10.96.0.2:53", udp), other->key});
+  EXPECT_THAT(open_sockets(), SizeIs(5));
+  pass(seconds(5));
+  EXPECT_THAT(sockets.looks, ElementsAre("198.51.100.2 198.51.100.4 2001:db8::2"));
+  EXPECT_THAT(open_sockets(), ElementsAre(2, 5));
+}
+
+TEST_F(PlaneTest, UdpSocketOfAServerInUseIsKept) {
+  config.sockets = bpf::FL_SOCKETS_NODE;
+  start();
+  const auto udp = net::Protocol::kUdp;
+  const auto back = server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", udp);
+  apply({back});
+  connect_udp(1, "198.51.100.1:53");
+  tables.rs_counts()[number_of("198.51.100.1:53")].inactive = 1;
+  // It comes back before its flows have ended.
+  apply({server("10.96.0.1:53", {}, "rr", udp)});
+  apply({back});
+  pass(seconds(1));
+  EXPECT_THAT(open_sockets(), ElementsAre(1));
+  // Another service has the same pod.
+  apply({server("10.96.0.2:53", {"198.51.100.1:53"}, "rr", udp)}, {});
+  apply({server("10.96.0.2:53", {}, "rr", udp)});
+  pass(seconds(1));
+  EXPECT_THAT(sockets.looks, SizeIs(2));
+  EXPECT_THAT(open_sockets(), ElementsAre(1));
+  // It leaves, and its number is another's at once.
+  tables.rs_counts()[number_of("198.51.100.1:53")].inactive = 0;
+  apply({server("10.96.0.1:53", {}, "rr", udp)});
+  apply({back});
+  pass(seconds(1));
+  EXPECT_THAT(open_sockets(), IsEmpty());
+}
+
+TEST_F(PlaneTest, UdpSocketsAreLookedForAgainAfterAnError) {
+  config.sockets = bpf::FL_SOCKETS_NODE;
+  start();
+  const auto full = server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp);
+  const auto empty = server("10.96.0.1:53", {}, "rr", net::Protocol::kUdp);
+  apply({full});
+  connect_udp(1, "198.51.100.1:53");
+  sockets.error = Error(ErrorKind::kTimeout, "no answer");
+  apply({empty});
+  pass(seconds(1));
+  EXPECT_THAT(sockets.looks, SizeIs(1));
+  sockets.error.reset();
+  pass(seconds(5));
+  EXPECT_THAT(sockets.looks, ElementsAre("198.51.100.1", "198.51.100.1"));
+  EXPECT_THAT(open_sockets(), IsEmpty());
+  // Where the kernel cannot, it is not asked twice.
+  sockets.error = Error(ErrorKind::kUnavailable, "cannot");
+  for (int i = 0; i < 3; ++i) {
+    apply({full});
+    apply({empty});
+    pass(seconds(1));
+  }
+  EXPECT_THAT(sockets.looks, SizeIs(3));
+}
+
+TEST_F(PlaneTest, UdpSocketsThatAreNotTranslatedAreNoConcern) {
+  start();
+  apply({server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp)});
+  apply({server("10.96.0.1:53", {}, "rr", net::Protocol::kUdp)});
+  pass(seconds(10));
+  EXPECT_THAT(sockets.looks, IsEmpty());
 }
 
 TEST_F(PlaneTest, DeletedServiceLetsItsConnectionsEnd) {
