@@ -24,9 +24,9 @@ namespace {
 constexpr std::uint32_t kConnected = 1U << TCP_ESTABLISHED;
 
 /// `words` as in inet_diag_sockid, IPv4 in the first.
-net::IpAddress address_of(int family, const __be32 (&words)[4]) {
+net::IpAddress address_of(int family, std::span<const __be32, 4> words) {
   std::array<std::uint8_t, 16> bytes{};
-  std::memcpy(bytes.data(), words, bytes.size());
+  std::memcpy(bytes.data(), words.data(), bytes.size());
   const std::span<const std::uint8_t> all(bytes);
   if (family == AF_INET) {
     return net::IpAddress::from_bytes(all.first(4));

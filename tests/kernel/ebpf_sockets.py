@@ -135,6 +135,18 @@ def test_connected_udp_socket_is_told_of_a_removed_service(lab):
         assert refused(lab.node, web.address, 53, "UDP")
 
 
+@each_family
+def test_connected_udp_socket_is_told_of_what_left_while_no_daemon_ran(lab):
+    web, daemon = serve(lab)
+    with connected(lab, web.address, 53) as client:
+        gone = name_of(client)
+        daemon.kill()
+        web.publish([pod for pod in lab.pods if pod.name != gone])
+        assert name_of(client) == gone
+        daemon.start()
+        eventually(lambda: is_closed(client))
+
+
 def test_ipv4_service_by_an_ipv6_socket(lab):
     web, _ = serve(lab)
     mapped = f"::ffff:{web.address}"
