@@ -112,4 +112,17 @@ Status can_serve(std::span<const Finding> findings) {
   return fail(ErrorKind::kUnavailable, "the ebpf mode cannot work here: " + join(reasons, "; "));
 }
 
+Status can_translate_sockets(std::span<const Finding> findings) {
+  for (const Feature feature : {Feature::kSocketHooks, Feature::kNetnsCookie}) {
+    const auto found = std::ranges::find(findings, feature, &Finding::feature);
+    if (found == findings.end() || found->state != Finding::State::kAvailable) {
+      return fail(ErrorKind::kUnavailable,
+                  "the ebpf mode would leave the node's own processes without services: " +
+                      std::string(text(feature)) + ": " +
+                      (found == findings.end() ? "not tried" : found->detail));
+    }
+  }
+  return {};
+}
+
 }  // namespace fairlead::bpf

@@ -76,5 +76,16 @@ TEST(Findings, EveryFeatureHasAName) {
   }
 }
 
+TEST(Findings, SocketsAreTranslatedOnlyByWhatWorks) {
+  const Finding hooks{Feature::kSocketHooks, State::kAvailable, ""};
+  const Finding cookie{Feature::kNetnsCookie, State::kAvailable, ""};
+  EXPECT_TRUE(can_translate_sockets(std::vector{hooks, cookie}));
+  EXPECT_FALSE(can_translate_sockets(std::vector{cookie}));
+  const Status untried = can_translate_sockets(
+      std::vector{cookie, Finding{Feature::kSocketHooks, State::kNotTried, "no cgroup2"}});
+  ASSERT_FALSE(untried);
+  EXPECT_THAT(untried.error().text(), HasSubstr("no cgroup2"));
+}
+
 }  // namespace
 }  // namespace fairlead::bpf

@@ -52,5 +52,8 @@ struct ProbeRequest {
 [[nodiscard]] std::string format(std::span<const Finding> findings);
 /// kUnavailable, with all reasons, if the ebpf plane cannot work. What was not tried is no reason.
 [[nodiscard]] Status can_serve(std::span<const Finding> findings);
+/// kUnavailable if the node's own sockets cannot be translated at connect(), also if that was not
+/// tried: without it its processes reach no service.
+[[nodiscard]] Status can_translate_sockets(std::span<const Finding> findings);
 
 }  // namespace fairlead::bpf

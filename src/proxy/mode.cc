@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "proxy/mode.h"
 
+#include <filesystem>
 #include <iostream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "base/log.h"
 #include "bpf/attach.h"
 #include "bpf/probe.h"
 #include "dataplane/ipvs/plane.h"
@@ -61,17 +64,41 @@ Result<Mode> choose_mode(const std::string& asked, const Support& support) {
               ebpf.error().text() + "; nor can the ipvs mode: " + ipvs.error().text());
 }
 
-Support kernel_support(const std::string& pin_directory, const std::string& cgroup) {
-  return {.ebpf = [=] { return bpf::can_serve(findings(pin_directory, cgroup)); },
+Support kernel_support(const config::Config& config) {
+  return {.ebpf = [config]() -> Status {
+            const auto found = findings(config.ebpf_pin_dir, config.ebpf_cgroup);
+            const Status works = bpf::can_serve(found);
+            return works && config.ebpf_sockets != config::SocketScope::kOff
+                       ? bpf::can_translate_sockets(found)
+                       : works;
+          },
           .ipvs = ipvs_status};
+}
+
+Status clear_way_for_ipvs(const std::string& pin_directory) {
+  if (std::error_code error; !std::filesystem::exists(pin_directory, error)) {
+    return {};
+  }
+  log::info("taking out what the ebpf mode has left", {{"pins", pin_directory}});
+  if (const Status status = bpf::remove_all(pin_directory); !status) {
+    return fail(
+        status.error().in("what the ebpf mode has left would stay in front of IPVS; stop its "
+                          "daemon and run `fairlead cleanup`"));
+  }
+  return {};
 }
 
 int examine(const config::StateCommand& command) {
   const std::vector<bpf::Finding> found = findings(command.pin_dir, command.cgroup);
   const Status ebpf = bpf::can_serve(found);
   const Status ipvs = ipvs_status();
-  const Result<Mode> mode =
-      choose_mode({}, {.ebpf = [&] { return ebpf; }, .ipvs = [&] { return ipvs; }});
+  const Result<Mode> mode = choose_mode({}, {.ebpf =
+                                                 [&] {
+                                                   const Status sockets =
+                                                       bpf::can_translate_sockets(found);
+                                                   return ebpf && !sockets ? sockets : ebpf;
+                                                 },
+                                             .ipvs = [&] { return ipvs; }});
   if (command.output == "json") {
     nlohmann::ordered_json features = nlohmann::ordered_json::array();
     for (const bpf::Finding& finding : found) {

@@ -28,8 +28,14 @@ struct Support {
 /// What --proxy-mode stands for. Pure, but for the look.
 [[nodiscard]] Result<Mode> choose_mode(const std::string& asked, const Support& support);
 
-/// Of this kernel, with a daemon's pin directory and cgroup (empty: where cgroup2 is mounted).
-[[nodiscard]] Support kernel_support(const std::string& pin_directory, const std::string& cgroup);
+/// Of this kernel, for a daemon of this configuration. Where sockets are to be translated and the
+/// kernel's hooks for that do not work, ebpf is not chosen unasked: the node's own processes would
+/// reach no service.
+[[nodiscard]] Support kernel_support(const config::Config& config);
+
+/// Before the ipvs mode serves: what the ebpf mode has left in the kernel would go on in front of
+/// it, with what it knew last.
+[[nodiscard]] Status clear_way_for_ipvs(const std::string& pin_directory);
 
 /// `fairlead doctor`: prints what this kernel has, what is lost without the rest, and the mode that
 /// would be chosen. 0, or 1 if no mode can work.

@@ -229,8 +229,7 @@ int run(config::Config config) {
     log::error("cannot start", {{"error", options.error().text()}});
     return 1;
   }
-  const auto mode =
-      choose_mode(config.proxy_mode, kernel_support(config.ebpf_pin_dir, config.ebpf_cgroup));
+  const auto mode = choose_mode(config.proxy_mode, kernel_support(config));
   if (!mode) {
     log::error("no data plane can work here; `fairlead doctor` tells more",
                {{"error", mode.error().text()}});
@@ -238,6 +237,12 @@ int run(config::Config config) {
   }
   log::info("proxy mode is chosen", {{"mode", mode->name}, {"reason", mode->reason}});
   config.proxy_mode = mode->name;
+  if (config.proxy_mode == kIpvs) {
+    if (const Status status = clear_way_for_ipvs(config.ebpf_pin_dir); !status) {
+      log::error("cannot start", {{"error", status.error().text()}});
+      return 1;
+    }
+  }
   options->ipv6 = ipv6_is_usable(config.proxy_mode == kIpvs);
   const auto loop = event::make_uv_loop();
   Proxy proxy(*loop, std::move(config), std::move(*options), *mode);

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs are the kernel's: traffic passes whether a daemon runs, goes or is upgraded."""
 
-from lab import DNS_PORT, WEB_PORT, LiveConnection, Traffic, spread
+import contextlib
+import os
+
+from lab import DNS_PORT, WEB_PORT, LiveConnection, Traffic, ask, eventually, spread
 from manifests import Port
 from runner import each_family
 
@@ -98,3 +101,19 @@ def test_turns_go_on_where_they_were(lab):
     daemon.restart()
     first_sync(lab, daemon, 0)
     assert spread(lab.client, web.address, 80, 2).count(first) == 0
+
+
+def test_the_ipvs_mode_takes_it_out(lab):
+    """What is left in front of IPVS would go on with what it knew last."""
+    service = lab.service("web").publish(lab.pods)
+    daemon = lab.fairlead()
+    daemon.serving(service)
+    daemon.stop()
+    assert os.path.exists(lab.plane.pin_directory)
+    # Where the kernel has no IPVS it ends soon, which is another matter.
+    lab.fairlead("--proxy-mode", "ipvs")
+    eventually(lambda: not os.path.exists(lab.plane.pin_directory))
+    if not os.path.exists("/proc/net/ip_vs"):
+        with contextlib.suppress(OSError):
+            ask(lab.client, service.address, 80, timeout=0.5)
+            raise AssertionError("something still serves it")
