@@ -92,13 +92,9 @@ int examine(const config::StateCommand& command) {
   const std::vector<bpf::Finding> found = findings(command.pin_dir, command.cgroup);
   const Status ebpf = bpf::can_serve(found);
   const Status ipvs = ipvs_status();
-  const Result<Mode> mode = choose_mode({}, {.ebpf =
-                                                 [&] {
-                                                   const Status sockets =
-                                                       bpf::can_translate_sockets(found);
-                                                   return ebpf && !sockets ? sockets : ebpf;
-                                                 },
-                                             .ipvs = [&] { return ipvs; }});
+  const Status sockets = bpf::can_translate_sockets(found);
+  const Result<Mode> mode = choose_mode({}, {.ebpf = [&] { return Status(ebpf ? sockets : ebpf); },
+                                             .ipvs = [&] { return Status(ipvs); }});
   if (command.output == "json") {
     nlohmann::ordered_json features = nlohmann::ordered_json::array();
     for (const bpf::Finding& finding : found) {
