@@ -33,4 +33,4 @@ def test_stateful_firewall_lets_plain_routing_pass(lab):
 
 
 def test_cgroup_is_ours_alone(lab):
-    assert "/fairlead-test-" in own_cgroup()
+    assert "/fairlead-sandbox-" in own_cgroup()
