@@ -289,8 +289,8 @@ std::string print_ipvsadm(std::span<const VirtualServerPtr> servers) {
     out += "\n";
     for (const RealServer& real : *main_policy(*server).servers) {
       const auto& [option, tunnel] = ipvsadm_forwarding(real.method);
-      out += "-a " + id + " -r " + real.socket().text() + std::string(option) + " -w " +
-             std::to_string(real.weight) + tunnel + "\n";
+      out.append("-a ").append(id).append(" -r ").append(real.socket().text()).append(option);
+      out.append(" -w ").append(std::to_string(real.weight)).append(tunnel).append("\n");
     }
   }
   return out;
