@@ -47,6 +47,7 @@ class Wire:
     """All ends of one family: the client's addresses, and the pods."""
 
     def __init__(self, client, pods, family, ports, pod_port):
+        self._sent_from = 0
         self._af = family.af
         self._selector = selectors.DefaultSelector()
         self._ends = {}  # by address
@@ -74,6 +75,7 @@ class Wire:
             end.close()
 
     def send(self, source, source_port, to, port, flags, seq, ack, data=b""):
+        self._sent_from = source_port
         header = struct.pack(
             "!HHIIBBHHH", source_port, port, seq, ack, 5 << 4, flags, 65535, 0, 0
         )
@@ -102,9 +104,16 @@ class Wire:
         return left
 
     def _is_unreachable(self, packet):
+        """Whether it is about the segment that was sent last: others' errors may come late."""
         if self._af == socket.AF_INET:
             packet = packet[(packet[0] & 15) * 4 :]
-        return tuple(packet[:2]) == _UNREACHABLE[self._af]
+        quoted = packet[8:]
+        start = (quoted[0] & 15) * 4 if self._af == socket.AF_INET else 40
+        return (
+            tuple(packet[:2]) == _UNREACHABLE[self._af]
+            and quoted[9 if self._af == socket.AF_INET else 6] == socket.IPPROTO_TCP
+            and struct.unpack_from("!H", quoted, start)[0] == self._sent_from
+        )
 
     def _parse(self, host, address, packet, source):
         if self._af == socket.AF_INET:
