@@ -233,7 +233,7 @@ enum fl_flow_flags {
   FL_FLOW_TEMPLATE = 4,  /* made through persistence */
   FL_FLOW_NO_OUTPUT = 8, /* direct, tunnel: replies are not seen, FL_FORWARD is the only flow */
   FL_FLOW_TUNNEL = 16,
-  FL_FLOW_ONE_PACKET = 32, /* FL_REPLY and FL_HIDE that no FL_FORWARD owns: see below */
+  FL_FLOW_ONE_PACKET = 32, /* FL_REPLY and FL_HIDE that no FL_FORWARD owns: see above */
   FL_FLOW_ACK_COUNTS = 64, /* FL_REPLY: the next ACK can change the state, which few can */
 };
 

@@ -28,14 +28,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* --- In ------------------------------------------------------------------------------------------
  */
 
-/* The packet is now for that end, and the fast path is tried at the end. */
-static __always_inline int go_on(struct packet* p, enum then then, const struct fl_addr* addr,
-                                 __be16 port) {
-  p->as_is.addr = *addr;
-  p->as_is.port = port;
-  return finally(p, then);
-}
-
 /* The client's packet, on to its server. */
 GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow* flow, __u32 now) {
   struct fl_addr addr;
@@ -62,7 +54,7 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
   if (fl_fast_path && flow->way != FL_WAY_STACK) {
     p->as_is.is_first = flow->way == FL_WAY_ANSWERED;
     p->as_is.is_hidden = flow->flags & FL_FLOW_HIDDEN;
-    return go_on(p, GO_FORWARD, &addr, port);
+    return finally(p, GO_FORWARD);
   }
   return PASS;
 }
@@ -263,12 +255,11 @@ static __noinline int mind_next_ack(struct fl_tuple* forward, struct fl_flow* fl
 
 /* On the fast path, a server's packet becomes its reply where it comes in. */
 static __always_inline int maybe_reply(struct __sk_buff* skb, struct packet* p) {
-  struct fl_addr addr = p->tuple.daddr;
   if (!in_filter(FL_EGRESS, &p->tuple.saddr) || p->fragment != WHOLE ||
       parse_ports(skb, p) != PARSED || p->is_icmp) {
     return PASS;
   }
-  return go_on(p, GO_BACK, &addr, p->tuple.dport);
+  return finally(p, GO_BACK);
 }
 
 static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
@@ -313,7 +304,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     __be16 port = flow->port;
     stamp(flow, p, now);
     write_destination(skb, p, &addr, port);
-    return fl_fast_path ? go_on(p, GO_BACK, &addr, port) : PASS;
+    return fl_fast_path ? finally(p, GO_BACK) : PASS;
   }
   fate = fate_of(p, flow, now);
   if (fate == OVER) {

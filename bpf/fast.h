@@ -14,31 +14,18 @@
 /* Fixed when the programs are loaded: the verifier takes out what is off. */
 const volatile __u32 fl_fast_path SEC(".rodata.options") = 0;
 
-/* Looks for the way to the destination noted in the packet, and takes the packet's hop. 0: there is
- * none for now, and nothing has been changed. */
+/* Looks for the way to the packet's destination, and takes its hop. 0: there is none for now, and
+ * nothing has been changed. */
 GLOBAL int find_fast_way(struct __sk_buff* skb) {
   struct packet* p = the_packet();
   struct bpf_fib_lookup route;
   struct fl_device* device;
   __u32 interface;
-  long found;
   if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE || skb->vlan_present) {
     return 0;
   }
-  __builtin_memset(&route, 0, sizeof(route));
-  route.ifindex = skb->ifindex;
-  route.tot_len = (__u16)longest(skb, p);
-  if (is_v4(&p->as_is.addr)) {
-    route.family = FL_AF_INET;
-    route.ipv4_src = p->tuple.saddr.words[3];
-    route.ipv4_dst = p->as_is.addr.words[3];
-  } else {
-    route.family = FL_AF_INET6;
-    __builtin_memcpy(route.ipv6_src, &p->tuple.saddr, sizeof(route.ipv6_src));
-    __builtin_memcpy(route.ipv6_dst, &p->as_is.addr, sizeof(route.ipv6_dst));
-  }
-  found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
-  if (found != BPF_FIB_LKUP_RET_SUCCESS) {
+  if (ask_route(skb, &route, &p->tuple.saddr, &p->tuple.daddr, longest(skb, p)) !=
+      BPF_FIB_LKUP_RET_SUCCESS) {
     return 0;
   }
   interface = route.ifindex;
@@ -46,16 +33,10 @@ GLOBAL int find_fast_way(struct __sk_buff* skb) {
   if (!device || !take_hop(skb, p)) {
     return 0;
   }
-  p->as_is.interface = interface;
+  note_way(p, &route);
   p->as_is.is_peer = (device->flags & FL_DEVICE_PEER) != 0;
   __builtin_memcpy(p->as_is.macs, route.dmac, ETH_ALEN);
   __builtin_memcpy(p->as_is.macs + ETH_ALEN, route.smac, ETH_ALEN);
-  p->as_is.next.nh_family = route.family;
-  if (route.family == FL_AF_INET) {
-    p->as_is.next.ipv4_nh = route.ipv4_dst;
-  } else {
-    __builtin_memcpy(p->as_is.next.ipv6_nh, route.ipv6_dst, sizeof(route.ipv6_dst));
-  }
   return 1;
 }
 
@@ -71,6 +52,12 @@ static __always_inline int go(struct __sk_buff* skb, struct packet* p) {
   return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);
 }
 
+/* Key of the flow that the packet would meet in fl_out. */
+static __always_inline void key_on_the_way_out(struct fl_tuple* key, const struct packet* p) {
+  *key = p->tuple;
+  key->point = FL_EGRESS;
+}
+
 /* The connection's first request on the fast path: replies may take it, too. */
 static __noinline int open_fast_way(void) {
   struct packet* p = the_packet();
@@ -79,13 +66,7 @@ static __noinline int open_fast_way(void) {
   if (!p) {
     return 0;
   }
-  reply_key.saddr = p->as_is.addr;
-  reply_key.daddr = p->tuple.saddr;
-  reply_key.sport = p->as_is.port;
-  reply_key.dport = p->tuple.sport;
-  reply_key.protocol = p->tuple.protocol;
-  reply_key.point = FL_EGRESS;
-  reply_key.pad = 0;
+  turn_around(&reply_key, &p->tuple, FL_EGRESS);
   reply = bpf_map_lookup_elem(&flows, &reply_key);
   if (!reply) {
     return 0;
@@ -108,13 +89,7 @@ GLOBAL int go_forward(struct __sk_buff* skb) {
     return PASS;
   }
   if (p->as_is.is_hidden) {
-    key.saddr = p->tuple.saddr;
-    key.daddr = p->as_is.addr;
-    key.sport = p->tuple.sport;
-    key.dport = p->as_is.port;
-    key.protocol = p->tuple.protocol;
-    key.point = FL_EGRESS;
-    key.pad = 0;
+    key_on_the_way_out(&key, p);
     hide = bpf_map_lookup_elem(&flows, &key);
     if (!hide || hide->port == 0) {
       return PASS;
@@ -157,13 +132,7 @@ GLOBAL int go_back(struct __sk_buff* skb) {
   if (!p) {
     return PASS;
   }
-  key.saddr = p->tuple.saddr;
-  key.daddr = p->as_is.addr;
-  key.sport = p->tuple.sport;
-  key.dport = p->as_is.port;
-  key.protocol = p->tuple.protocol;
-  key.point = FL_EGRESS;
-  key.pad = 0;
+  key_on_the_way_out(&key, p);
   flow = bpf_map_lookup_elem(&flows, &key);
   if (!flow || flow->kind != FL_REPLY) {
     return PASS;

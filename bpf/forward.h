@@ -212,7 +212,39 @@ static __always_inline int leave_as_is(struct packet* p, const struct fl_flow* f
   return finally(p, SEND_AS_IS);
 }
 
-/* Where to send the packet: GO_ON with the device and next hop noted, or a verdict. */
+/* From the device that the packet came by. `from` may be NULL: then rules for sources do not count.
+ */
+static __always_inline long ask_route(struct __sk_buff* skb, struct bpf_fib_lookup* route,
+                                      const struct fl_addr* from, const struct fl_addr* to,
+                                      __u32 length) {
+  __builtin_memset(route, 0, sizeof(*route));
+  route->ifindex = skb->ifindex;
+  route->tot_len = (__u16)length;
+  if (is_v4(to)) {
+    route->family = FL_AF_INET;
+    route->ipv4_src = from ? from->words[3] : 0;
+    route->ipv4_dst = to->words[3];
+  } else {
+    route->family = FL_AF_INET6;
+    if (from) {
+      __builtin_memcpy(route->ipv6_src, from, sizeof(route->ipv6_src));
+    }
+    __builtin_memcpy(route->ipv6_dst, to, sizeof(route->ipv6_dst));
+  }
+  return bpf_fib_lookup(skb, route, sizeof(*route), 0);
+}
+
+static __always_inline void note_way(struct packet* p, const struct bpf_fib_lookup* route) {
+  p->as_is.interface = route->ifindex;
+  p->as_is.next.nh_family = route->family;
+  if (route->family == FL_AF_INET) {
+    p->as_is.next.ipv4_nh = route->ipv4_dst;
+  } else {
+    __builtin_memcpy(p->as_is.next.ipv6_nh, route->ipv6_dst, sizeof(route->ipv6_dst));
+  }
+}
+
+/* Where to send the packet: FOUND_WAY with the device and next hop noted, or a verdict. */
 GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
   struct bpf_fib_lookup route;
   struct fl_rs* server;
@@ -226,17 +258,7 @@ GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
     return TC_ACT_SHOT;
   }
   extra = p->as_is.in_tunnel ? tunnel_bytes(server) : 0;
-  __builtin_memset(&route, 0, sizeof(route));
-  route.ifindex = skb->ifindex;
-  route.tot_len = (__u16)(longest(skb, p) + extra);
-  if (is_v4(&p->as_is.addr)) {
-    route.family = FL_AF_INET;
-    route.ipv4_dst = p->as_is.addr.words[3];
-  } else {
-    route.family = FL_AF_INET6;
-    __builtin_memcpy(route.ipv6_dst, &p->as_is.addr, sizeof(route.ipv6_dst));
-  }
-  found = bpf_fib_lookup(skb, &route, sizeof(route), 0);
+  found = ask_route(skb, &route, NULL, &p->as_is.addr, longest(skb, p) + extra);
   if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
     __u32 least = p->v6 ? FL_LEAST_MTU6 : FL_LEAST_MTU4;
     if (p->is_icmp || p->fragment == LATER_FRAGMENT || route.mtu_result < least + extra) {
@@ -252,13 +274,7 @@ GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
     count(FL_EVENT_NO_ROUTE);
     return TC_ACT_SHOT;
   }
-  p->as_is.interface = route.ifindex;
-  p->as_is.next.nh_family = route.family;
-  if (route.family == FL_AF_INET) {
-    p->as_is.next.ipv4_nh = route.ipv4_dst;
-  } else {
-    __builtin_memcpy(p->as_is.next.ipv6_nh, route.ipv6_dst, sizeof(route.ipv6_dst));
-  }
+  note_way(p, &route);
   return FOUND_WAY;
 }
 

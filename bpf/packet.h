@@ -67,8 +67,7 @@ struct packet {
     __u32 interface;
     struct bpf_redir_neigh next;
     struct inherited inherited;
-    /* The fast path: what stands in the packet by now, and what is known of the way. */
-    __be16 port;
+    /* The fast path. */
     __u8 is_hidden;
     __u8 is_peer;
     __u8 is_first; /* request on the fast path */

@@ -139,7 +139,8 @@ static __always_inline void write_port(struct __sk_buff* skb, const struct packe
 
 /* Nothing between the headers, and the ports where the addresses end: nearly every packet. */
 static __always_inline int is_plain(const struct packet* p) {
-  return p->fragment == WHOLE && p->l4 - p->l3 == (p->v6 ? sizeof(struct ipv6hdr) : 20) &&
+  return p->fragment == WHOLE &&
+         p->l4 - p->l3 == (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) &&
          (p->tuple.protocol == IPPROTO_TCP || p->tuple.protocol == IPPROTO_UDP);
 }
 

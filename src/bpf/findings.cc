@@ -37,6 +37,8 @@ bool is_refused(std::span<const Finding> findings, Feature feature) {
   });
 }
 
+}  // namespace
+
 std::string_view text(Finding::State state) {
   switch (state) {
     case Finding::State::kAvailable:
@@ -48,8 +50,6 @@ std::string_view text(Finding::State state) {
   }
   return {};
 }
-
-}  // namespace
 
 std::string_view text(Feature feature) {
   switch (feature) {
@@ -112,7 +112,11 @@ Status can_serve(std::span<const Finding> findings) {
   return fail(ErrorKind::kUnavailable, "the ebpf mode cannot work here: " + join(reasons, "; "));
 }
 
-Status can_translate_sockets(std::span<const Finding> findings) {
+Status can_serve_unasked(std::span<const Finding> findings, bool translates) {
+  Status works = can_serve(findings);
+  if (!works || !translates) {
+    return works;
+  }
   for (const Feature feature : {Feature::kSocketHooks, Feature::kNetnsCookie}) {
     const auto found = std::ranges::find(findings, feature, &Finding::feature);
     if (found == findings.end() || found->state != Finding::State::kAvailable) {

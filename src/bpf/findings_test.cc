@@ -76,13 +76,16 @@ TEST(Findings, EveryFeatureHasAName) {
   }
 }
 
-TEST(Findings, SocketsAreTranslatedOnlyByWhatWorks) {
+TEST(Findings, UnaskedOnlyWhereSocketsAreSeenToWork) {
   const Finding hooks{Feature::kSocketHooks, State::kAvailable, ""};
   const Finding cookie{Feature::kNetnsCookie, State::kAvailable, ""};
-  EXPECT_TRUE(can_translate_sockets(std::vector{hooks, cookie}));
-  EXPECT_FALSE(can_translate_sockets(std::vector{cookie}));
-  const Status untried = can_translate_sockets(
-      std::vector{cookie, Finding{Feature::kSocketHooks, State::kNotTried, "no cgroup2"}});
+  EXPECT_TRUE(can_serve_unasked(std::vector{hooks, cookie}, true));
+  EXPECT_FALSE(can_serve_unasked(std::vector{cookie}, true));
+  EXPECT_TRUE(can_serve_unasked(std::vector{cookie}, false));
+  EXPECT_FALSE(can_serve_unasked(
+      std::vector{hooks, cookie, Finding{Feature::kPrograms, State::kRefused, "x"}}, true));
+  const Status untried = can_serve_unasked(
+      std::vector{cookie, Finding{Feature::kSocketHooks, State::kNotTried, "no cgroup2"}}, true);
   ASSERT_FALSE(untried);
   EXPECT_THAT(untried.error().text(), HasSubstr("no cgroup2"));
 }

@@ -48,12 +48,13 @@ struct ProbeRequest {
 // Pure.
 
 [[nodiscard]] std::string_view text(Feature feature);
+[[nodiscard]] std::string_view text(Finding::State state);
 /// One line per finding, with what is lost where something is missing.
 [[nodiscard]] std::string format(std::span<const Finding> findings);
 /// kUnavailable, with all reasons, if the ebpf plane cannot work. What was not tried is no reason.
 [[nodiscard]] Status can_serve(std::span<const Finding> findings);
-/// kUnavailable if the node's own sockets cannot be translated at connect(), also if that was not
-/// tried: without it its processes reach no service.
-[[nodiscard]] Status can_translate_sockets(std::span<const Finding> findings);
+/// The same for a mode that nobody asked for: the node's own processes must reach services, too, so
+/// that their sockets can be translated must have been seen. `translates`: whether they are to be.
+[[nodiscard]] Status can_serve_unasked(std::span<const Finding> findings, bool translates);
 
 }  // namespace fairlead::bpf

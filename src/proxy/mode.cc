@@ -34,18 +34,6 @@ nlohmann::ordered_json json_of(const Status& status) {
   return {{"works", status.has_value()}, {"reason", status ? "" : status.error().text()}};
 }
 
-std::string_view word_of(bpf::Finding::State state) {
-  switch (state) {
-    case bpf::Finding::State::kAvailable:
-      return "available";
-    case bpf::Finding::State::kRefused:
-      return "refused";
-    case bpf::Finding::State::kNotTried:
-      return "not tried";
-  }
-  return "?";
-}
-
 }  // namespace
 
 Result<Mode> choose_mode(const std::string& asked, const Support& support) {
@@ -65,13 +53,11 @@ Result<Mode> choose_mode(const std::string& asked, const Support& support) {
 }
 
 Support kernel_support(const config::Config& config) {
-  return {.ebpf = [config]() -> Status {
-            const auto found = findings(config.ebpf_pin_dir, config.ebpf_cgroup);
-            const Status works = bpf::can_serve(found);
-            return works && config.ebpf_sockets != config::SocketScope::kOff
-                       ? bpf::can_translate_sockets(found)
-                       : works;
-          },
+  return {.ebpf =
+              [config] {
+                return bpf::can_serve_unasked(findings(config.ebpf_pin_dir, config.ebpf_cgroup),
+                                              config.ebpf_sockets != config::SocketScope::kOff);
+              },
           .ipvs = ipvs_status};
 }
 
@@ -92,14 +78,14 @@ int examine(const config::StateCommand& command) {
   const std::vector<bpf::Finding> found = findings(command.pin_dir, command.cgroup);
   const Status ebpf = bpf::can_serve(found);
   const Status ipvs = ipvs_status();
-  const Status sockets = bpf::can_translate_sockets(found);
-  const Result<Mode> mode = choose_mode({}, {.ebpf = [&] { return Status(ebpf ? sockets : ebpf); },
-                                             .ipvs = [&] { return Status(ipvs); }});
+  const Result<Mode> mode =
+      choose_mode({}, {.ebpf = [&] { return bpf::can_serve_unasked(found, true); },
+                       .ipvs = [&] { return Status(ipvs); }});
   if (command.output == "json") {
     nlohmann::ordered_json features = nlohmann::ordered_json::array();
     for (const bpf::Finding& finding : found) {
       features.push_back({{"feature", bpf::text(finding.feature)},
-                          {"state", word_of(finding.state)},
+                          {"state", bpf::text(finding.state)},
                           {"detail", finding.detail}});
     }
     nlohmann::ordered_json page = {{"mode", mode ? mode->name : ""},

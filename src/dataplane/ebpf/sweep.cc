@@ -164,22 +164,16 @@ bool Sweep::is_over(const bpf::FlowEntry& forward, std::uint32_t now) {
   }
   const std::uint32_t timeout =
       timeout_of(tables_.config(), forward.key.protocol, forward.value.state);
-  if (static_cast<std::int32_t>(now - forward.value.seen) <= static_cast<std::int32_t>(timeout)) {
+  if (!is_silent(now, forward.value.seen, timeout)) {
     return false;
   }
-  if ((forward.value.flags & bpf::FL_FLOW_NO_OUTPUT) != 0) {
-    const Result<bpf::fl_flow> same = tables_.find_flow(forward.key);
-    return !same ||
-           static_cast<std::int32_t>(now - same->seen) > static_cast<std::int32_t>(timeout);
-  }
-  // Silent; but the other direction may speak. And both may have changed since they were read.
-  const Result<bpf::fl_flow> again = tables_.find_flow(forward.key);
-  const Result<bpf::fl_flow> reply = tables_.find_flow(key_of_reply(forward.key, forward.value));
-  const auto speaks = [&](const Result<bpf::fl_flow>& flow) {
-    return flow &&
-           static_cast<std::int32_t>(now - flow->seen) <= static_cast<std::int32_t>(timeout);
+  // Silent; but both directions may have spoken since they were read.
+  const auto speaks = [&](const bpf::fl_tuple& key) {
+    const Result<bpf::fl_flow> flow = tables_.find_flow(key);
+    return flow && !is_silent(now, flow->seen, timeout);
   };
-  return !speaks(again) && !speaks(reply);
+  const bool has_replies = (forward.value.flags & bpf::FL_FLOW_NO_OUTPUT) == 0;
+  return !speaks(forward.key) && !(has_replies && speaks(key_of_reply(forward.key, forward.value)));
 }
 
 void Sweep::end(const bpf::FlowEntry& forward) {
