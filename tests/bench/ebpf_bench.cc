@@ -18,6 +18,7 @@
 #include <netinet/in.h>
 #include <random>
 #include <sched.h>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <sys/mount.h>
@@ -166,6 +167,10 @@ class BenchHost final : public dataplane::ebpf::Host {
     return std::vector<bpf::Device>{};
   }
   Status attach_sockets() override { return {}; }
+  Result<std::size_t> close_udp_sockets(const std::set<net::IpAddress>& /*servers*/,
+                                        const IsStale& /*is_stale*/) override {
+    return 0;
+  }
   void set_on_change(std::function<void(event::TimePoint)> /*on_change*/) override {}
 
  private:
