@@ -355,10 +355,27 @@ void fill(Maps& maps, std::uint32_t first, std::uint32_t count) {
   }
 }
 
-/// What fl_in takes for one packet of a random one of the first `count` connections.
-json lookup(Maps& maps, std::uint32_t count, std::size_t rounds) {
-  std::vector<packets::Bytes> frames;
-  std::mt19937 random(1);
+/// Runs fl_in on one packet, and tells what it takes.
+double run_one(Maps& maps, const packets::Packet& packet) {
+  const packets::Bytes frame = packets::build(packet);
+  packets::Bytes after(frame.size());
+  auto options = bpf::options<bpf_test_run_opts>();
+  options.data_in = frame.data();
+  options.data_size_in = static_cast<__u32>(frame.size());
+  options.data_out = after.data();
+  options.data_size_out = static_cast<__u32>(after.size());
+  options.repeat = 1;
+  if (bpf_prog_test_run_opts(maps.program("fl_in"), &options) != 0) {
+    die(std::string("test run: ") + std::strerror(errno));
+  }
+  if (static_cast<int>(options.retval) != -1 || after == frame) {
+    die("a packet from " + packet.source + " to " + packet.destination + " was not translated");
+  }
+  return options.duration;
+}
+
+/// Of all virtual servers, by their numbers.
+std::vector<std::string> virtual_addresses(Maps& maps) {
   std::vector<std::string> addresses;
   for (std::uint32_t number = 0; number < maps.tables().vs().size(); ++number) {
     const bpf::fl_vs& server = maps.tables().vs()[number];
@@ -366,37 +383,51 @@ json lookup(Maps& maps, std::uint32_t count, std::size_t rounds) {
       addresses.push_back(bpf::to_address(server.addr).text());
     }
   }
-  const auto hits = [&] {
+  return addresses;
+}
+
+packets::Packet packet_of(std::uint32_t n, const std::vector<std::string>& addresses) {
+  packets::Packet packet;
+  packet.source = client_address(n) + ":" + std::to_string(client_port(n));
+  packet.destination = addresses[n % addresses.size()] + ":80";
+  return packet;
+}
+
+/// What fl_in takes for one packet of a random one of the first `count` connections.
+json lookup(Maps& maps, std::uint32_t count, std::size_t rounds) {
+  std::mt19937 random(1);
+  const std::vector<std::string> addresses = virtual_addresses(maps);
+  const auto misses = [&] {
     return maps.tables().events().at(bpf::FL_EVENT_STRAY) +
            maps.tables().events().at(bpf::FL_EVENT_NEW) +
            maps.tables().events().at(bpf::FL_EVENT_REFUSED);
   };
-  const std::uint64_t before = hits();
+  const std::uint64_t before = misses();
   std::vector<double> times;
   for (std::size_t i = 0; i < rounds; ++i) {
-    const auto n = static_cast<std::uint32_t>(random()) % count;
-    packets::Packet packet;
-    packet.source = client_address(n) + ":" + std::to_string(client_port(n));
-    packet.destination = addresses[n % addresses.size()] + ":80";
+    packets::Packet packet = packet_of(static_cast<std::uint32_t>(random()) % count, addresses);
     packet.tcp_flags = packets::kAck;
-    const packets::Bytes frame = packets::build(packet);
-    packets::Bytes after(frame.size());
-    auto options = bpf::options<bpf_test_run_opts>();
-    options.data_in = frame.data();
-    options.data_size_in = static_cast<__u32>(frame.size());
-    options.data_out = after.data();
-    options.data_size_out = static_cast<__u32>(after.size());
-    options.repeat = 1;
-    if (bpf_prog_test_run_opts(maps.program("fl_in"), &options) != 0) {
-      die(std::string("test run: ") + std::strerror(errno));
-    }
-    if (static_cast<int>(options.retval) != -1 || after == frame) {
-      die("a packet of connection " + std::to_string(n) + " was not translated");
-    }
-    times.push_back(options.duration);
+    times.push_back(run_one(maps, packet));
   }
-  if (hits() != before) {
+  if (misses() != before) {
     die("packets were taken for new connections or strays");
+  }
+  return spread(times);
+}
+
+/// What fl_in takes for the first packets of connections [first, first + count).
+json beginning(Maps& maps, std::uint32_t first, std::uint32_t count) {
+  const std::vector<std::string> addresses = virtual_addresses(maps);
+  const auto begun = [&] { return maps.tables().events().at(bpf::FL_EVENT_NEW); };
+  const std::uint64_t before = begun();
+  std::vector<double> times;
+  for (std::uint32_t n = first; n < first + count; ++n) {
+    packets::Packet packet = packet_of(n, addresses);
+    packet.tcp_flags = packets::kSyn;
+    times.push_back(run_one(maps, packet));
+  }
+  if (begun() != before + count) {
+    die("not every SYN began a connection");
   }
   return spread(times);
 }
@@ -440,6 +471,8 @@ json a_million(const World& world, const Pipeline& pipeline) {
   fill(maps, 0, kFew);
   (void)lookup(maps, kFew, kPackets / 10);  // warm-up
   result["packet_of_1000_ns"] = lookup(maps, kFew, kPackets);
+  result["first_packet_ns"] = beginning(maps, kConnections, kPackets / 2);
+  result["sweep_half_open"] = sweep(maps, 300, kPackets / 2);
   fill(maps, kFew, kConnections);
   result["connections"] = kConnections;
   result["memory"] = maps.memory();
@@ -476,6 +509,7 @@ void print(const json& result) {
   line("  of 1,000,000", million["packet_of_1000000_ns"], "ns");
   line("CPU of a sweep through 1,000,000 connections", million["sweep"]["cpu_s"], "s");
   line("  all silent for 5 minutes", million["sweep_idle"]["cpu_s"], "s");
+  line("the first packet of a connection", million["first_packet_ns"], "ns");
   std::fprintf(stderr, "%-58s %9.2f s\n", "  all ended",
                million["sweep_all_ended"]["cpu_s"].get<double>());
   std::fprintf(stderr, "%-58s %9.2f ms (of %zu)\n", "  its longest slice",
