@@ -110,8 +110,9 @@ class EbpfFast(Ebpf):
 
 
 class Nftables(Plane):
-    """A verdict map leads from address and port to the chain of the service, as in kube-proxy's
-    nftables mode."""
+    """The rules of kube-proxy's nftables mode: a verdict map leads from address and port to the
+    chain of the service, that to the one of an endpoint; and what goes with it for clients that
+    are to be masqueraded, services without endpoints and addresses without a service."""
 
     kind = "nftables"
     tracks = True
@@ -120,28 +121,87 @@ class Nftables(Plane):
         return "" if shutil.which("nft") else "the program nft"
 
     def program(self, director, directory):
+        listed = services(self.count)
+        addresses = ", ".join(address for address, _ in listed)
         chains, elements = [], []
-        for number, (address, servers) in enumerate(services(self.count)):
-            ways = ", ".join(f"{i} : {at} . {SERVER_PORT}" for i, at in enumerate(servers))
+        for number, (address, servers) in enumerate(listed):
+            ways = []
+            for i, at in enumerate(servers):
+                endpoint = f"endpoint-{number}-{i}"
+                ways.append(f"{i} : goto {endpoint}")
+                chains.append(
+                    f"chain {endpoint} {{ ip saddr {at} jump mark-for-masquerade; "
+                    f"meta l4proto tcp dnat to {at}:{SERVER_PORT}; }}"
+                )
             chains.append(
-                f"chain service-{number} {{ meta l4proto tcp dnat ip to "
-                f"numgen random mod {len(servers)} map {{ {ways} }}; }}"
+                f"chain service-{number} {{ ip daddr {address} tcp dport {PORT} "
+                f"ip saddr != {CLIENT_NET} jump mark-for-masquerade; "
+                f"numgen random mod {len(servers)} vmap {{ {', '.join(ways)} }}; }}"
             )
             elements.append(f"{address} . tcp . {PORT} : goto service-{number}")
-        rules = (
-            "table ip bench {\n"
-            + "\n".join(chains)
-            + "\nmap services { type ipv4_addr . inet_proto . inet_service : verdict; elements = { "
-            + ", ".join(elements)
-            + " }; }\nchain prerouting { type nat hook prerouting priority dstnat; "
-            + "ip daddr . meta l4proto . th dport vmap @services; }\n}\n"
-        )
-        director.run("nft", "-f", "-", input=rules)
+        director.run("nft", "-f", "-", input=f"""
+            table ip kube-proxy {{
+              set cluster-ips {{ type ipv4_addr; elements = {{ {addresses} }}; }}
+              set nodeport-ips {{ type ipv4_addr; elements = {{ 192.0.2.254 }}; }}
+              map no-endpoint-services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+              map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; }}
+              map firewall-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
+              map service-nodeports {{ type inet_proto . inet_service : verdict; }}
+              chain mark-for-masquerade {{ mark set mark or 0x4000; }}
+              chain masquerading {{
+                mark and 0x4000 == 0 return
+                mark set mark xor 0x4000
+                masquerade fully-random
+              }}
+              {chr(10).join(chains)}
+              map service-ips {{
+                type ipv4_addr . inet_proto . inet_service : verdict
+                elements = {{ {", ".join(elements)} }}
+              }}
+              chain services {{
+                ip daddr . meta l4proto . th dport vmap @service-ips
+                ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
+              }}
+              chain firewall-check {{ ip daddr . meta l4proto . th dport vmap @firewall-ips; }}
+              chain service-endpoints-check {{
+                ip daddr . meta l4proto . th dport vmap @no-endpoint-services
+              }}
+              chain nodeport-endpoints-check {{
+                ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports
+              }}
+              chain cluster-ips-check {{
+                ip daddr @cluster-ips reject
+                ip daddr {SERVICE_NET} drop
+              }}
+              chain filter-prerouting-pre-dnat {{
+                type filter hook prerouting priority -110
+                ct state new jump firewall-check
+              }}
+              chain filter-input {{
+                type filter hook input priority -110
+                ct state new jump nodeport-endpoints-check
+                ct state new jump service-endpoints-check
+              }}
+              chain filter-forward {{
+                type filter hook forward priority -110
+                ct state new jump service-endpoints-check
+                ct state new jump cluster-ips-check
+              }}
+              chain nat-prerouting {{
+                type nat hook prerouting priority dstnat
+                jump services
+              }}
+              chain nat-postrouting {{
+                type nat hook postrouting priority srcnat
+                jump masquerading
+              }}
+            }}""")
 
 
 class Iptables(Plane):
-    """A list of rules, one for each service, and a chain of each, as in kube-proxy's iptables mode
-    (which has a chain more, for each endpoint)."""
+    """The rules of kube-proxy's iptables mode: a list with one rule for each service, a chain of
+    each service and one of each endpoint; and what goes with it for clients that are to be
+    masqueraded and for forwarded packets."""
 
     variant = ""
     tracks = True
@@ -151,26 +211,58 @@ class Iptables(Plane):
         return "" if shutil.which(program) else f"the program {program}"
 
     def program(self, director, directory):
-        lines = ["*nat", ":KUBE-SERVICES - [0:0]"]
         listed = services(self.count)
-        lines += [f":KUBE-SVC-{number} - [0:0]" for number in range(len(listed))]
-        lines.append("-A PREROUTING -j KUBE-SERVICES")
+        chains = ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-MARK-MASQ", "KUBE-POSTROUTING"]
+        rules = [
+            "-A PREROUTING -j KUBE-SERVICES",
+            "-A POSTROUTING -j KUBE-POSTROUTING",
+            "-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN",
+            "-A KUBE-POSTROUTING -j MARK --xor-mark 0x4000",
+            "-A KUBE-POSTROUTING -j MASQUERADE --random-fully",
+            "-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000",
+        ]
         for number, (address, servers) in enumerate(listed):
-            chain = f"KUBE-SVC-{number}"
-            lines.append(
-                f"-A KUBE-SERVICES -d {address}/32 -p tcp -m comment --comment "
-                f'"bench/service-{number} cluster IP" -m tcp --dport {PORT} -j {chain}'
-            )
+            service = f"KUBE-SVC-{number}"
+            name = f'-m comment --comment "bench/service-{number}'
+            chains.append(service)
+            rules += [
+                f'-A KUBE-SERVICES -d {address}/32 -p tcp {name} cluster IP" -m tcp '
+                f"--dport {PORT} -j {service}",
+                f'-A {service} ! -s {CLIENT_NET} -d {address}/32 -p tcp {name} cluster IP" '
+                f"-m tcp --dport {PORT} -j KUBE-MARK-MASQ",
+            ]
             for i, at in enumerate(servers):
+                endpoint = f"KUBE-SEP-{number}-{i}"
                 left = len(servers) - i
-                chance = (
-                    f"-m statistic --mode random --probability {1 / left:.6f} " if left > 1 else ""
-                )
-                lines.append(
-                    f"-A {chain} -p tcp {chance}-j DNAT --to-destination {at}:{SERVER_PORT}"
-                )
-        lines += ["COMMIT", ""]
+                chance = f"-m statistic --mode random --probability {1 / left:.6f} "
+                chains.append(endpoint)
+                rules += [
+                    f'-A {service} {name} -> {at}:{SERVER_PORT}" '
+                    f"{chance if left > 1 else ''}-j {endpoint}",
+                    f'-A {endpoint} -s {at}/32 {name}" -j KUBE-MARK-MASQ',
+                    f'-A {endpoint} -p tcp {name}" -m tcp -j DNAT '
+                    f"--to-destination {at}:{SERVER_PORT}",
+                ]
+        rules.append("-A KUBE-SERVICES -m addrtype --dst-type LOCAL -j KUBE-NODEPORTS")
+        lines = ["*filter"]
+        lines += [f":{chain} - [0:0]" for chain in FILTER_CHAINS]
+        for hook in "INPUT", "FORWARD":
+            for chain in FILTER_CHAINS[:2]:
+                lines.append(f"-A {hook} -m conntrack --ctstate NEW -j {chain}")
+        lines += [
+            "-A FORWARD -j KUBE-FORWARD",
+            "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
+            "-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT",
+            "-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "COMMIT",
+            "*nat",
+        ]
+        lines += [f":{chain} - [0:0]" for chain in chains]
+        lines += [*rules, "COMMIT", ""]
         director.run(f"iptables-{self.variant}-restore", input="\n".join(lines))
+
+
+FILTER_CHAINS = ("KUBE-PROXY-FIREWALL", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD")
 
 
 class IptablesNft(Iptables):
