@@ -280,6 +280,17 @@ enum fl_sctp_state {
   FL_SCTP_STATES
 };
 
+/* Map `ending` (array of one, mmapped): connections that the daemon holds for over, and what fl_end
+ * made of each. */
+#define FL_ENDING_MOST 1024
+struct fl_ending {
+  __u32 count; /* of keys: of FL_FORWARD, and of FL_REPLY with FL_FLOW_ONE_PACKET */
+  __u32 now;   /* ticks */
+  struct fl_tuple keys[FL_ENDING_MOST];
+  __u8 has_ended[FL_ENDING_MOST]; /* out: 0, 1 */
+};
+FL_SIZE(fl_ending, 8 + FL_ENDING_MOST * 41);
+
 /* Map `clients` (hash): persistence. The address is masked. */
 struct fl_client_key {
   struct fl_addr addr;

@@ -206,28 +206,37 @@ GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
   return !reply || (__s32)(now - reply->seen) > (__s32)timeout;
 }
 
-/* Takes the packet's connection out, with all its flows, and its place in the counters. What it has
- * carried is booked. */
-GLOBAL int end_connection(void) {
-  struct packet* p = the_packet();
-  struct fl_tuple* key;
-  struct fl_flow* found;
+/* Of a connection that ends: what a flow has carried. */
+static __always_inline void book_in(struct fl_rs_counts* counts, struct fl_vs_counts* totals,
+                                    const struct fl_flow* flow) {
+  __sync_fetch_and_add(&counts->in_packets, flow->packets);
+  __sync_fetch_and_add(&counts->in_bytes, flow->bytes);
+  __sync_fetch_and_add(&totals->in_packets, flow->packets);
+  __sync_fetch_and_add(&totals->in_bytes, flow->bytes);
+}
+static __always_inline void book_out(struct fl_rs_counts* counts, struct fl_vs_counts* totals,
+                                     const struct fl_flow* flow) {
+  __sync_fetch_and_add(&counts->out_packets, flow->packets);
+  __sync_fetch_and_add(&counts->out_bytes, flow->bytes);
+  __sync_fetch_and_add(&totals->out_packets, flow->packets);
+  __sync_fetch_and_add(&totals->out_bytes, flow->bytes);
+}
+
+/* Takes a connection out, with all its flows, and its place in the counters. 1: done; 0: somebody
+ * else was faster. */
+static __noinline int end_flows(struct fl_tuple* key) {
+  struct fl_flow* found = bpf_map_lookup_elem(&flows, key);
   struct fl_flow flow;
   struct fl_tuple other;
   struct fl_rs* server;
   struct fl_rs_counts* counts;
   struct fl_vs_counts* totals = NULL;
-  if (!p) {
-    return 0;
-  }
-  key = &p->tuple;
-  found = bpf_map_lookup_elem(&flows, key);
   if (!found) {
     return 0;
   }
   flow = *found;
   if (bpf_map_delete_elem(&flows, key)) {
-    return 0; /* somebody else was faster */
+    return 0;
   }
   if (is_half_open(key->protocol, flow.state)) {
     count_half_open(-1);
@@ -240,22 +249,16 @@ GLOBAL int end_connection(void) {
   if (totals && counts) {
     count_connection(counts, flow.flags & FL_FLOW_INACTIVE, -1);
     mind_thresholds(server, counts);
-    __sync_fetch_and_add(&counts->in_packets, flow.packets);
-    __sync_fetch_and_add(&counts->in_bytes, flow.bytes);
-    __sync_fetch_and_add(&totals->in_packets, flow.packets);
-    __sync_fetch_and_add(&totals->in_bytes, flow.bytes);
+    book_in(counts, totals, &flow);
   }
   if (flow.flags & FL_FLOW_NO_OUTPUT) {
-    return 0;
+    return 1;
   }
   key_of_reply(&other, key, &flow);
   found = bpf_map_lookup_elem(&flows, &other);
   if (found) {
     if (totals && counts) {
-      __sync_fetch_and_add(&counts->out_packets, found->packets);
-      __sync_fetch_and_add(&counts->out_bytes, found->bytes);
-      __sync_fetch_and_add(&totals->out_packets, found->packets);
-      __sync_fetch_and_add(&totals->out_bytes, found->bytes);
+      book_out(counts, totals, found);
     }
     bpf_map_delete_elem(&flows, &other);
   }
@@ -269,7 +272,13 @@ GLOBAL int end_connection(void) {
       bpf_map_delete_elem(&flows, &other);
     }
   }
-  return 0;
+  return 1;
+}
+
+/* The packet's connection. */
+GLOBAL int end_connection(void) {
+  struct packet* p = the_packet();
+  return p ? end_flows(&p->tuple) : 0;
 }
 
 /* --- New connections -----------------------------------------------------------------------------

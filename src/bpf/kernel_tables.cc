@@ -2,6 +2,7 @@
 #include "bpf/kernel_tables.h"
 
 #include <algorithm>
+#include <array>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <cerrno>
@@ -32,12 +33,13 @@ class Mapped {
 
   [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name) {
     Result<UniqueFd> map = open_map(pin_directory, name);
-    if (!map) {
-      return fail(map.error());
-    }
+    return map ? open(map->get(), name) : fail(map.error());
+  }
+  /// Takes its own hold of the map.
+  [[nodiscard]] Status open(int map, const std::string& name) {
     bpf_map_info info{};
     std::uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(map->get(), &info, &size) != 0) {
+    if (bpf_obj_get_info_by_fd(map, &info, &size) != 0) {
       return fail_errno(errno, "map " + name);
     }
     // Array maps round their elements up to 8 bytes; ours are all multiples of that.
@@ -46,7 +48,7 @@ class Mapped {
     }
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     bytes_ = (std::size_t{info.max_entries} * sizeof(Value) + page - 1) / page * page;
-    memory_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, map->get(), 0);
+    memory_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, map, 0);
     if (memory_ == MAP_FAILED) {
       return fail_errno(errno, "map " + name + " into memory");
     }
@@ -187,7 +189,7 @@ Status first_failure(const std::vector<Status>& results) {
 
 class KernelTables final : public Tables {
  public:
-  [[nodiscard]] Status open(const std::string& pins) {
+  [[nodiscard]] Status open(const std::string& pins, const Object* programs) {
     const auto all = [](auto... steps) {
       Status status;
       (void)((status = steps(), status.has_value()) && ...);
@@ -206,6 +208,12 @@ class KernelTables final : public Tables {
         [&] { return socket_peers_.open(pins, "socket_peers"); });
     if (!status) {
       return status;
+    }
+    if (programs != nullptr) {
+      if (status = ending_.open(programs->map("ending"), "ending"); !status) {
+        return status;
+      }
+      end_program_ = programs->program("fl_end");
     }
     Result<UniqueFd> events = open_map(pins, "events");
     if (!events) {
@@ -288,6 +296,28 @@ class KernelTables final : public Tables {
   Status erase_flows(std::span<const fl_tuple> keys) override {
     return first_failure(flows_.erase_all(keys));
   }
+  Result<std::vector<bool>> end_connections(std::span<const fl_tuple> keys,
+                                            std::uint32_t now) override {
+    if (end_program_ < 0) {
+      return fail(ErrorKind::kUnavailable, "the tables were opened without programs");
+    }
+    std::vector<bool> ended;
+    ended.reserve(keys.size());
+    while (!keys.empty()) {
+      fl_ending& list = ending_.span().front();
+      const auto some = keys.first(std::min(keys.size(), std::size(list.keys)));
+      list.count = static_cast<std::uint32_t>(some.size());
+      list.now = now;
+      std::ranges::copy(some, std::begin(list.keys));
+      if (Status status = run_end_program(); !status) {
+        return fail(std::move(status.error()));
+      }
+      ended.insert(ended.end(), std::begin(list.has_ended),
+                   std::begin(list.has_ended) + list.count);
+      keys = keys.subspan(some.size());
+    }
+    return ended;
+  }
   Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override {
     return clients_.batch(cursor, most, [&](const fl_client_key& key, const fl_client& value) {
       out.push_back({key, value});
@@ -316,6 +346,17 @@ class KernelTables final : public Tables {
   }
 
  private:
+  /// By the kernel's test call, on a packet of zeros.
+  [[nodiscard]] Status run_end_program() const {
+    std::array<std::byte, 64> packet{};
+    auto opts = options<bpf_test_run_opts>();
+    opts.data_in = packet.data();
+    opts.data_size_in = packet.size();
+    opts.repeat = 1;
+    const int error = bpf_prog_test_run_opts(end_program_, &opts);
+    return error == 0 ? Status{} : fail_errno(-error, "run program fl_end");
+  }
+
   Mapped<fl_vs> vs_;
   Mapped<fl_vs_counts> vs_counts_;
   Mapped<fl_rs> rs_;
@@ -330,15 +371,18 @@ class KernelTables final : public Tables {
   Hash<fl_tuple, fl_flow> flows_;
   Hash<fl_client_key, fl_client> clients_;
   Hash<fl_socket_key, fl_socket_peer> socket_peers_;
+  Mapped<fl_ending> ending_;
+  int end_program_ = -1;
   UniqueFd events_;
   std::size_t flow_capacity_ = 0;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory) {
+Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory,
+                                            const Object* programs) {
   auto tables = std::make_unique<KernelTables>();
-  if (Status status = tables->open(pin_directory); !status) {
+  if (Status status = tables->open(pin_directory, programs); !status) {
     return fail(std::move(status.error()));
   }
   return tables;

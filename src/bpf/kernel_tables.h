@@ -6,11 +6,14 @@
 #include <string>
 
 #include "base/result.h"
+#include "bpf/object.h"
 #include "bpf/tables.h"
 
 namespace fairlead::bpf {
 
 /// Opens and maps what Object::load pinned. An error names the map; kNotFound: nothing is there.
-[[nodiscard]] Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory);
+/// `programs`, which must outlive the tables, are what ends connections.
+[[nodiscard]] Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory,
+                                                          const Object* programs = nullptr);
 
 }  // namespace fairlead::bpf

@@ -2,6 +2,9 @@
 #include "bpf/memory_tables.h"
 
 #include <cerrno>
+#include <netinet/in.h>
+
+#include "bpf/flows.h"
 
 namespace fairlead::bpf {
 
@@ -117,6 +120,74 @@ Status MemoryTables::erase_flows(std::span<const fl_tuple> keys) {
     flows_.erase(bytes(key));
   }
   return {};
+}
+
+bool MemoryTables::is_over(const fl_tuple& key, const fl_flow& flow, std::uint32_t now) const {
+  if (flow.kind == FL_REPLY) {
+    return is_silent(now, flow.seen, config_.udp_timeout);
+  }
+  const fl_rs& server = rs_.at(flow.rs);
+  if (server.generation != flow.generation || server.state == FL_RS_GONE ||
+      server.state == FL_RS_FREE) {
+    return true;
+  }
+  const std::uint32_t timeout = timeout_of(config_, key.protocol, flow.state);
+  const auto reply = flows_.find(bytes(key_of_reply(key, flow)));
+  const bool is_answered = (flow.flags & FL_FLOW_NO_OUTPUT) == 0 && reply != flows_.end() &&
+                           !is_silent(now, reply->second.seen, timeout);
+  return is_silent(now, flow.seen, timeout) && !is_answered;
+}
+
+void MemoryTables::book(const fl_flow& flow) {
+  fl_rs_counts& counts = rs_counts_.at(flow.rs);
+  fl_vs_counts& totals = vs_counts_.at(rs_.at(flow.rs).vs);
+  const bool is_in = flow.kind == FL_FORWARD;
+  (is_in ? counts.in_packets : counts.out_packets) += flow.packets;
+  (is_in ? totals.in_packets : totals.out_packets) += flow.packets;
+  (is_in ? counts.in_bytes : counts.out_bytes) += flow.bytes;
+  (is_in ? totals.in_bytes : totals.out_bytes) += flow.bytes;
+}
+
+void MemoryTables::end(const fl_tuple& key, const fl_flow& flow) {
+  const bool is_counted = rs_.at(flow.rs).generation == flow.generation;
+  if (is_counted) {
+    book(flow);
+  }
+  flows_.erase(bytes(key));
+  if (flow.kind != FL_FORWARD) {
+    return;
+  }
+  if (key.protocol == IPPROTO_TCP && flow.state == FL_TCP_SYN_RECV) {
+    --pressure_.half_open;
+  }
+  if (is_counted) {
+    fl_rs_counts& counts = rs_counts_.at(flow.rs);
+    --((flow.flags & FL_FLOW_INACTIVE) != 0 ? counts.inactive : counts.active);
+  }
+  if (const auto reply = flows_.find(bytes(key_of_reply(key, flow))); reply != flows_.end()) {
+    if (is_counted) {
+      book(reply->second);
+    }
+    flows_.erase(reply);
+  }
+  const fl_tuple hide_key = key_of_hide(key, flow);
+  if (const auto hide = flows_.find(bytes(hide_key)); hide != flows_.end()) {
+    flows_.erase(bytes(key_of_unhide(hide_key, hide->second)));
+    flows_.erase(hide);
+  }
+}
+
+Result<std::vector<bool>> MemoryTables::end_connections(std::span<const fl_tuple> keys,
+                                                        std::uint32_t now) {
+  std::vector<bool> ended;
+  for (const fl_tuple& key : keys) {
+    const auto found = flows_.find(bytes(key));
+    ended.push_back(found != flows_.end() && is_over(key, found->second, now));
+    if (ended.back()) {
+      end(key, fl_flow(found->second));
+    }
+  }
+  return ended;
 }
 
 Status MemoryTables::read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) {

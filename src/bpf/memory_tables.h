@@ -43,6 +43,9 @@ class MemoryTables final : public Tables {
   Status read_flows(Cursor& cursor, std::size_t most, std::vector<FlowEntry>& out) override;
   Result<fl_flow> find_flow(const fl_tuple& key) override;
   Status erase_flows(std::span<const fl_tuple> keys) override;
+  /// As bpf/sweep.h, but for the counts of packets at thresholds.
+  Result<std::vector<bool>> end_connections(std::span<const fl_tuple> keys,
+                                            std::uint32_t now) override;
   Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override;
   Status erase_clients(std::span<const fl_client_key> keys) override;
   Result<fl_socket_peer> find_socket_peer(const fl_socket_key& key) override;
@@ -62,6 +65,10 @@ class MemoryTables final : public Tables {
   [[nodiscard]] std::size_t writes() const { return writes_; }
 
  private:
+  [[nodiscard]] bool is_over(const fl_tuple& key, const fl_flow& flow, std::uint32_t now) const;
+  void end(const fl_tuple& key, const fl_flow& flow);
+  void book(const fl_flow& flow);
+
   using Key = std::vector<std::byte>;
   template <typename T>
   static Key bytes(const T& value) {

@@ -29,7 +29,7 @@ constexpr std::string_view kMountPoint = "/sys/fs/bpf";
 constexpr long kBpfFsMagic = 0xcafe4a11;
 
 /// Maps that are a matter of one load and not state.
-constexpr std::array<std::string_view, 1> kUnpinned = {"scratch"};
+constexpr std::array<std::string_view, 2> kUnpinned = {"scratch", "ending"};
 
 bool is_bpffs(const std::string& path) {
   struct statfs info{};
@@ -236,6 +236,11 @@ int Object::program(std::string_view name) const {
   const bpf_program* program =
       bpf_object__find_program_by_name(impl_->object, std::string(name).c_str());
   return program == nullptr ? -1 : bpf_program__fd(program);
+}
+
+int Object::map(std::string_view name) const {
+  const bpf_map* map = bpf_object__find_map_by_name(impl_->object, std::string(name).c_str());
+  return map == nullptr ? -1 : bpf_map__fd(map);
 }
 
 Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name) {

@@ -66,6 +66,8 @@ class Object {
 
   /// Valid as long as the object lives.
   [[nodiscard]] int program(std::string_view name) const;
+  /// Of a map that is not pinned, too.
+  [[nodiscard]] int map(std::string_view name) const;
 
  private:
   struct Impl;

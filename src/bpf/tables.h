@@ -81,6 +81,12 @@ class Tables {
   [[nodiscard]] virtual Result<fl_flow> find_flow(const fl_tuple& key) = 0;  // kNotFound
   /// What is gone already is success.
   [[nodiscard]] virtual Status erase_flows(std::span<const fl_tuple> keys) = 0;
+  /// Ends those connections (and expectations: FL_REPLY with FL_FLOW_ONE_PACKET) that are over at
+  /// `now`: their server is gone, or no flow of theirs has seen a packet for the timeout of their
+  /// state. All their flows go, what they carried is booked, their place in the counters is free.
+  /// Tells for each whether it was so. kUnavailable if the tables were opened without programs.
+  [[nodiscard]] virtual Result<std::vector<bool>> end_connections(std::span<const fl_tuple> keys,
+                                                                  std::uint32_t now) = 0;
   [[nodiscard]] virtual Status read_clients(Cursor& cursor, std::size_t most,
                                             std::vector<ClientEntry>& out) = 0;
   [[nodiscard]] virtual Status erase_clients(std::span<const fl_client_key> keys) = 0;

@@ -29,6 +29,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
+#include "bpf/flows.h"
 #include "bpf/kernel_tables.h"
 #include "bpf/object.h"
 #include "bpf/options.h"
@@ -121,7 +122,7 @@ class Maps final {
   Maps(const World& world, const bpf::Sizes& sizes) : pins_(world.pins()) {
     need(bpf::prepare_directory(pins_));
     object_ = std::make_unique<bpf::Object>(need(bpf::Object::load(pins_, sizes)));
-    tables_ = need(bpf::open_tables(pins_));
+    tables_ = need(bpf::open_tables(pins_, object_.get()));
   }
   ~Maps() { (void)bpf::remove_pins(pins_); }  // the next one would find what is left
   Maps(const Maps&) = delete;
@@ -343,7 +344,7 @@ void fill(Maps& maps, std::uint32_t first, std::uint32_t count) {
     reply.port = server.port;
     reply.kind = bpf::FL_REPLY;
     reply.state = 0;
-    keys.insert(keys.end(), {key, dataplane::ebpf::key_of_reply(key, flow)});
+    keys.insert(keys.end(), {key, bpf::key_of_reply(key, flow)});
     values.insert(values.end(), {flow, reply});
     ++tables.rs_counts()[number].active;
     if (keys.size() >= kAtOnce) {

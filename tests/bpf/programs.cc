@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "programs.h"
 
+#include <algorithm>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <net/if.h>
 #include <stdexcept>
 #include <sys/mman.h>
 
+#include "bpf/flows.h"
 #include "bpf/options.h"
 #include "router.h"
 
@@ -35,20 +38,6 @@ net::SocketAddress socket_of(const std::string& text) {
     throw std::runtime_error("no socket address: " + text);
   }
   return *parsed;
-}
-
-bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_server,
-                          std::uint8_t protocol) {
-  const net::SocketAddress from = socket_of(client);
-  const net::SocketAddress to = socket_of(virtual_server);
-  bpf::fl_tuple key{};
-  key.saddr = bpf::to_abi(from.address);
-  key.daddr = bpf::to_abi(to.address);
-  key.sport = bpf::to_abi(from.port);
-  key.dport = bpf::to_abi(to.port);
-  key.protocol = protocol;
-  key.point = bpf::FL_INGRESS;
-  return key;
 }
 
 /// Verifying takes most of a test's time, so an object is cleared and used again.
@@ -117,6 +106,20 @@ void clear(const bpf_object* object) {
 }
 
 }  // namespace
+
+bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_server,
+                          std::uint8_t protocol) {
+  const net::SocketAddress from = socket_of(client);
+  const net::SocketAddress to = socket_of(virtual_server);
+  bpf::fl_tuple key{};
+  key.saddr = bpf::to_abi(from.address);
+  key.daddr = bpf::to_abi(to.address);
+  key.sport = bpf::to_abi(from.port);
+  key.dport = bpf::to_abi(to.port);
+  key.protocol = protocol;
+  key.point = bpf::FL_INGRESS;
+  return key;
+}
 
 Programs::Programs(std::uint32_t max_flows, bool fast_path) : kind_(max_flows, fast_path) {
   const auto kept = idle.find(kind_);
@@ -306,6 +309,18 @@ double Programs::time(const char* program, const Bytes& frame, int repeat) {
   return options.duration;
 }
 
+std::vector<bool> Programs::end(std::span<const bpf::fl_tuple> keys, std::uint32_t later) {
+  auto list = std::make_unique<bpf::fl_ending>();
+  list->count = static_cast<std::uint32_t>(keys.size());
+  list->now = bpf::ticks(std::chrono::steady_clock::now() + std::chrono::seconds(later));
+  std::ranges::copy(keys, std::begin(list->keys));
+  put("ending", std::uint32_t{0}, *list);
+  (void)run("fl_end", Bytes(64));
+  *list = *get<bpf::fl_ending>("ending", std::uint32_t{0});
+  const std::span<const __u8> ended = std::span(list->has_ended).first(keys.size());
+  return {ended.begin(), ended.end()};
+}
+
 std::optional<bpf::fl_flow> Programs::flow(const bpf::fl_tuple& key) const {
   return get<bpf::fl_flow>("flows", key);
 }
@@ -330,13 +345,7 @@ void Programs::age(const std::string& client, const std::string& virtual_server,
                    std::uint32_t seconds, std::uint8_t protocol) {
   const bpf::fl_tuple key = forward_key(client, virtual_server, protocol);
   auto forward = *flow(key);
-  bpf::fl_tuple reply{};
-  reply.saddr = forward.addr;
-  reply.daddr = key.saddr;
-  reply.sport = forward.port;
-  reply.dport = forward.client_port;
-  reply.protocol = protocol;
-  reply.point = bpf::FL_EGRESS;
+  const bpf::fl_tuple reply = bpf::key_of_reply(key, forward);
   forward.seen -= seconds * FL_TICKS_PER_SECOND;
   put("flows", key, forward);
   if (auto other = flow(reply)) {

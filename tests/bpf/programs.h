@@ -47,6 +47,10 @@ struct Service {
   bool one_packet = false;
 };
 
+/// Of FL_FORWARD.
+[[nodiscard]] bpf::fl_tuple forward_key(const std::string& client,
+                                        const std::string& virtual_server, std::uint8_t protocol);
+
 class Programs {
  public:
   /// Throws std::runtime_error with the verifier's words if the kernel refuses a program.
@@ -73,6 +77,9 @@ class Programs {
   [[nodiscard]] Verdict run(const char* program, const Bytes& frame);
   /// Nanoseconds a packet, over `repeat` runs.
   [[nodiscard]] double time(const char* program, const Bytes& frame, int repeat);
+
+  /// By fl_end, as if it were so many seconds later: which of them have ended.
+  [[nodiscard]] std::vector<bool> end(std::span<const bpf::fl_tuple> keys, std::uint32_t later);
 
   [[nodiscard]] std::optional<bpf::fl_flow> flow(const bpf::fl_tuple& key) const;
   [[nodiscard]] std::size_t flow_count() const;

@@ -45,7 +45,7 @@ class KernelHost final : public Host {
     monitor_ = std::move(*monitor);
     log::info("BPF programs are loaded",
               {{"hook", bpf::text(hook_)}, {"pins", config_.pin_directory}});
-    return bpf::open_tables(config_.pin_directory);
+    return bpf::open_tables(config_.pin_directory, &*object_);
   }
 
   Result<std::vector<bpf::Device>> attach(bool thorough,

@@ -6,9 +6,10 @@
 #include <netinet/in.h>
 #include <unordered_map>
 
+#include "bpf/flows.h"
+#include "dataplane/ebpf/sweep.h"
 #include "dataplane/ebpf/keys.h"
 #include "dataplane/ebpf/scheduling.h"
-#include "dataplane/ebpf/sweep.h"
 
 namespace fairlead::dataplane::ebpf {
 namespace {
@@ -158,13 +159,13 @@ Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std:
     each.server = socket_of(flow.value.addr, flow.value.port);
     each.state = state_name(flow.key.protocol, flow.value.state);
     std::uint32_t silence = now - flow.value.seen;
-    if (const auto reply = tables.find_flow(key_of_reply(flow.key, flow.value))) {
+    if (const auto reply = tables.find_flow(bpf::key_of_reply(flow.key, flow.value))) {
       const std::uint32_t other = now - reply->seen;  // either direction keeps it
       silence =
           static_cast<std::int32_t>(other) < static_cast<std::int32_t>(silence) ? other : silence;
     }
-    each.expires =
-        seconds_left(silence, timeout_of(tables.config(), flow.key.protocol, flow.value.state));
+    each.expires = seconds_left(
+        silence, bpf::timeout_of(tables.config(), flow.key.protocol, flow.value.state));
     listed.push_back(std::move(each));
   });
   if (!status) {

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <random>
 
+#include "bpf/flows.h"
 #include "bpf/memory_tables.h"
 #include "dataplane/ebpf/keys.h"
 #include "dataplane/ebpf/listing.h"
@@ -51,6 +52,10 @@ class SharedTables final : public bpf::Tables {
   }
   Result<bpf::fl_flow> find_flow(const bpf::fl_tuple& k) override { return t_.find_flow(k); }
   Status erase_flows(std::span<const bpf::fl_tuple> k) override { return t_.erase_flows(k); }
+  Result<std::vector<bool>> end_connections(std::span<const bpf::fl_tuple> k,
+                                            std::uint32_t now) override {
+    return t_.end_connections(k, now);
+  }
   Status read_clients(bpf::Cursor& c, std::size_t n, std::vector<bpf::ClientEntry>& o) override {
     return t_.read_clients(c, n, o);
   }
@@ -654,7 +659,7 @@ class SweepTest : public PlaneTest {
                     bpf::FL_INGRESS,
                     0};
     tables.put_flow(made.forward, flow);
-    made.reply = key_of_reply(made.forward, flow);
+    made.reply = bpf::key_of_reply(made.forward, flow);
     bpf::fl_flow other = flow;
     other.kind = bpf::FL_REPLY;
     other.addr = made.forward.daddr;
@@ -664,12 +669,12 @@ class SweepTest : public PlaneTest {
     other.bytes = 2000;
     tables.put_flow(made.reply, other);
     if (hidden) {
-      made.hide = key_of_hide(made.forward, flow);
+      made.hide = bpf::key_of_hide(made.forward, flow);
       other.kind = bpf::FL_HIDE;
       other.addr = bpf::to_abi(*net::IpAddress::parse("192.0.2.1"));
       other.port = bpf::to_abi(net::Port{static_cast<std::uint16_t>(2000 + port)});
       tables.put_flow(made.hide, other);
-      made.unhide = key_of_unhide(made.hide, other);
+      made.unhide = bpf::key_of_unhide(made.hide, other);
       other.kind = bpf::FL_UNHIDE;
       other.addr = made.forward.saddr;
       other.port = made.forward.sport;
