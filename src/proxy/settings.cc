@@ -98,9 +98,9 @@ dataplane::ebpf::PlaneConfig ebpf_config(const config::Config& config, const mod
     plane.pods = node.pod_cidrs;
   }
   plane.drain_timeout = config.drain_timeout;
-  plane.tcp_timeout = config.ipvs_tcp_timeout;
-  plane.tcpfin_timeout = config.ipvs_tcpfin_timeout;
-  plane.udp_timeout = config.ipvs_udp_timeout;
+  plane.timeouts = {.tcp = config.ipvs_tcp_timeout,
+                    .tcpfin = config.ipvs_tcpfin_timeout,
+                    .udp = config.ipvs_udp_timeout};
   switch (config.ebpf_sockets) {
     case config::SocketScope::kOff:
       plane.sockets = bpf::FL_SOCKETS_OFF;

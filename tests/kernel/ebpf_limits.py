@@ -53,6 +53,30 @@ def test_full_table(lab):
         connection.ping()
 
 
+@each_family
+def test_ended_connections_make_room(lab):
+    """They wait two minutes in TIME_WAIT, but not in the way of new ones."""
+    web = lab.service("web").publish(lab.pods)
+    daemon = lab.fairlead("--ebpf-max-connections", "512")
+    daemon.serving(web)
+    live = LiveConnection(lab.client, web.address, 80)
+
+    def connect():
+        return ask(lab.client, web.address, 80, timeout=0.5).server
+
+    passed = 0
+    with contextlib.suppress(OSError):
+        while passed < 4096:
+            connect()
+            passed += 1
+    assert passed > 200, f"full after {passed} connections"
+    # After the first pass they go on as fast as they end.
+    daemon.eventually(connect, timeout=20)
+    for _ in range(1000):
+        daemon.eventually(connect, timeout=5)
+    live.ping()
+
+
 def test_counters_reach_the_metrics(lab):
     """What happens to packets is on the metrics page, within a pass of the sweep."""
     service = lab.service("web").publish(lab.pods)

@@ -7,9 +7,9 @@
 #include <unordered_map>
 
 #include "bpf/flows.h"
-#include "dataplane/ebpf/sweep.h"
 #include "dataplane/ebpf/keys.h"
 #include "dataplane/ebpf/scheduling.h"
+#include "dataplane/ebpf/sweep.h"
 
 namespace fairlead::dataplane::ebpf {
 namespace {

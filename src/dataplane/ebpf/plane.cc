@@ -18,7 +18,7 @@ namespace {
 constexpr auto kLeavingPeriod = std::chrono::milliseconds(500);
 // From the departure of a UDP server to the look for its sockets.
 constexpr auto kSocketsDelay = std::chrono::milliseconds(500);
-constexpr auto kSweepPeriod = std::chrono::seconds(5);
+constexpr auto kSocketsRetry = std::chrono::seconds(5);
 constexpr auto kSlicePause = std::chrono::milliseconds(20);
 
 // Flags of a scheduler, as kernel IPVS has them.
@@ -120,7 +120,8 @@ void Plane::apply(const plan::Delta& delta, TimePoint now) {
   sync(keys, now);
   if (!std::exchange(synced_, true)) {
     next_audit_ = now + config_.audit_period;
-    next_sweep_ = now + kSweepPeriod;
+    next_sweep_ = now + patience_.pause();
+    last_pass_ = now;
     if (const Status status = host_->attach_sockets(); !status) {
       log::error("sockets are not translated", {{"error", status.error().text()}});
       furniture_["sockets"].failed(status.error().text(), now, 0);
@@ -577,7 +578,7 @@ void Plane::close_sockets(TimePoint now) {
   }
   log::warn("UDP sockets of servers that left could not be closed",
             {{"error", closed.error().text()}});
-  next_sockets_ = now + kSweepPeriod;
+  next_sockets_ = now + kSocketsRetry;
 }
 
 /// Whether we led the socket there, and its server is no more. It may be a pod's own address that
@@ -663,19 +664,45 @@ void Plane::run_due(TimePoint now) {
     close_sockets(now);
   }
   if (now >= next_sweep_) {
-    const Result<bool> over = sweep_->slice(bpf::ticks(now));
-    next_sweep_ = now + (over && !*over ? Duration(kSlicePause) : Duration(kSweepPeriod));
-    if (!over) {
-      log::warn("connections could not be swept", {{"error", over.error().text()}});
-    } else if (*over) {
-      read_packet_events();
-    }
+    sweep(now);
   }
   const bool furniture_due =
       std::ranges::any_of(furniture_, [now](const auto& item) { return item.second.next <= now; });
   if (now >= next_audit_ || furniture_due) {
     audit(now);
     next_audit_ = now + config_.audit_period;
+  }
+}
+
+void Plane::sweep(TimePoint now) {
+  const Result<bool> over = sweep_->slice(bpf::ticks(now));
+  if (over && !*over) {
+    next_sweep_ = now + kSlicePause;
+    return;
+  }
+  if (over) {
+    read_packet_events();
+    mind_fullness(now);
+  } else {
+    log::warn("connections could not be swept", {{"error", over.error().text()}});
+  }
+  next_sweep_ = now + patience_.pause();
+}
+
+/// As the table fills, connections that have ended make room sooner.
+void Plane::mind_fullness(TimePoint now) {
+  const std::size_t flows = sweep_->stats().flows;
+  const std::size_t capacity = tables_->flow_capacity();
+  const double before = patience_.share();
+  patience_.adapt(flows, capacity, now - std::exchange(last_pass_, now));
+  if (patience_.share() == before) {
+    return;
+  }
+  set_timeouts(tables_->config(), config_.timeouts, patience_.share());
+  if (before == 1) {
+    log::warn("the table of connections fills: those that have ended make room sooner",
+              {{"percent", std::to_string(flows * 100 / capacity)},
+               {"mend", "a greater --ebpf-max-connections"}});
   }
 }
 

@@ -32,6 +32,7 @@
 #include "dataplane/ebpf/extents.h"
 #include "dataplane/ebpf/scheduling.h"
 #include "dataplane/ebpf/sweep.h"
+#include "dataplane/ebpf/timeouts.h"
 #include "dataplane/retry.h"
 
 namespace fairlead::dataplane::ebpf {
@@ -65,8 +66,7 @@ struct PlaneConfig {
   /// What counts as a pod by its address.
   std::vector<net::IpPrefix> pods;
   std::chrono::seconds drain_timeout{900};
-  // 0: kernel IPVS's.
-  std::chrono::seconds tcp_timeout{0}, tcpfin_timeout{0}, udp_timeout{0};
+  Timeouts timeouts;
   bpf::fl_sockets sockets = bpf::FL_SOCKETS_OFF;
   std::uint64_t netns_cookie = 0;
   std::chrono::seconds audit_period{30};
@@ -133,6 +133,8 @@ class Plane final : public DataPlane {
   void conclude(const Work& work, TimePoint now);
   [[nodiscard]] Status put(const Key& key, Entry& entry, TimePoint now);
   void read_packet_events();
+  void sweep(TimePoint now);
+  void mind_fullness(TimePoint now);
   [[nodiscard]] Status place_servers(Entry& entry, TimePoint now);
   [[nodiscard]] Status publish(const Key& key, Entry& entry, TimePoint now);
   [[nodiscard]] Status publish_set(Entry& entry, std::size_t index, bpf::fl_scheduler scheduler,
@@ -160,6 +162,7 @@ class Plane final : public DataPlane {
   PlaneConfig config_;
   std::unique_ptr<bpf::Tables> tables_;
   std::unique_ptr<Sweep> sweep_;
+  Patience patience_;
   bool synced_ = false;
 
   std::unordered_map<Key, Entry> entries_;
@@ -180,6 +183,7 @@ class Plane final : public DataPlane {
   std::set<net::IpAddress> left_;  // by UDP servers, and sockets may still be connected to them
   bool can_close_sockets_ = true;
   TimePoint next_leaving_{}, next_sockets_{}, next_sweep_{}, next_audit_{};
+  TimePoint last_pass_{};
   std::uint64_t operations_ = 0, operation_errors_ = 0;
   std::map<std::string, std::uint64_t, std::less<>> drift_;
   std::map<std::string, std::uint64_t, std::less<>> packet_events_;  // as of the last pass

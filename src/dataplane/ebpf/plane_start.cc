@@ -14,21 +14,12 @@
 namespace fairlead::dataplane::ebpf {
 namespace {
 
-// Kernel IPVS's, in seconds, in the order of the states.
-constexpr std::array<std::uint32_t, bpf::FL_TCP_STATES> kTcpTimeouts = {2,  900, 120, 60,  120, 120,
-                                                                        10, 60,  30,  120, 120};
-constexpr std::array<std::uint32_t, bpf::FL_SCTP_STATES> kSctpTimeouts = {
-    2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61, 4, 61};
-constexpr std::uint32_t kUdpTimeout = 300;
-
 // Outside node ports and the range from which the node's own sockets dial.
 constexpr std::array<std::uint16_t, 2> kFirstPorts = {1024, 61'001};
 constexpr std::array<std::uint16_t, 2> kLastPorts = {29'999, 65'535};
 
 /// This part of the table may be half-open connections before new ones go to a table of their own.
 constexpr std::size_t kHalfOpenShare = 8;
-
-std::uint32_t in_ticks(std::uint32_t seconds) { return seconds * FL_TICKS_PER_SECOND; }
 
 bool same(const bpf::fl_device& a, const bpf::fl_device& b) {
   const auto equal = [](const bpf::fl_addr& x, const bpf::fl_addr& y) {
@@ -78,20 +69,7 @@ Status Plane::start(TimePoint now) {
 void Plane::write_config() {
   bpf::fl_config& config = tables_->config();
   const bool is_new = config.layout == 0;
-  for (std::size_t i = 0; i < kTcpTimeouts.size(); ++i) {
-    config.tcp_timeout[i] = in_ticks(kTcpTimeouts.at(i));
-  }
-  for (std::size_t i = 0; i < kSctpTimeouts.size(); ++i) {
-    config.sctp_timeout[i] = in_ticks(kSctpTimeouts.at(i));
-  }
-  const auto seconds = [](std::chrono::seconds wish, std::uint32_t otherwise) {
-    return in_ticks(wish.count() > 0 ? static_cast<std::uint32_t>(wish.count()) : otherwise);
-  };
-  config.tcp_timeout[bpf::FL_TCP_ESTABLISHED] =
-      seconds(config_.tcp_timeout, kTcpTimeouts[bpf::FL_TCP_ESTABLISHED]);
-  config.tcp_timeout[bpf::FL_TCP_FIN_WAIT] =
-      seconds(config_.tcpfin_timeout, kTcpTimeouts[bpf::FL_TCP_FIN_WAIT]);
-  config.udp_timeout = seconds(config_.udp_timeout, kUdpTimeout);
+  set_timeouts(config, config_.timeouts, 1);
   std::ranges::copy(kFirstPorts, config.port_first);
   std::ranges::copy(kLastPorts, config.port_last);
   config.half_open_limit = static_cast<std::uint32_t>(tables_->flow_capacity() / kHalfOpenShare);
