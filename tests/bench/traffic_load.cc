@@ -4,6 +4,7 @@
 //   traffic_load CPU serve PORT
 //   traffic_load CPU rate       ADDRESS[,ADDRESS...] PORT SECONDS close|reset FIRST SOURCE...
 //   traffic_load CPU round-trip ADDRESS PORT SECONDS SOURCE
+//   traffic_load CPU packets    ADDRESS PORT SECONDS SOURCE
 //   traffic_load CPU stream     ADDRESS PORT SECONDS SOURCE
 //
 // It runs on the given CPU, and before what else the machine has to do.
@@ -241,7 +242,7 @@ class Rate {
   std::array<Slot, kInFlight> slots_{};
 };
 
-// --- One connection ------------------------------------------------------------------------------
+// --- Connections that stay -----------------------------------------------------------------------
 
 int connect_from(const std::string& source, const sockaddr_in& server) {
   const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
@@ -268,6 +269,35 @@ void round_trip(int socket, Clock::duration duration) {
   std::printf("{\"exchanges\": %zu, \"rate\": %.1f, \"p50_us\": %.3f, \"p99_us\": %.3f}\n",
               times.size(), static_cast<double>(times.size()) / seconds, times[times.size() / 2],
               times[times.size() * 99 / 100]);
+}
+
+/// A byte there and back is two packets, with the acknowledgements in them; kInFlight at a time.
+void packets(const std::string& source, const sockaddr_in& server, Clock::duration duration) {
+  const int poll = ::epoll_create1(0);
+  need(poll >= 0, "epoll_create1");
+  for (std::size_t i = 0; i < kInFlight; ++i) {
+    const int socket = connect_from(source, server);
+    watch(poll, socket, EPOLLIN, static_cast<std::uint64_t>(socket));
+    need(::send(socket, "r", 1, 0) == 1, "send");
+  }
+  std::array<epoll_event, kInFlight> events{};
+  std::uint64_t exchanges = 0;
+  const auto started = Clock::now();
+  while (Clock::now() - started < duration) {
+    const int count = ::epoll_wait(poll, events.data(), static_cast<int>(events.size()), 1000);
+    errno = ETIMEDOUT;
+    need(count > 0, "no answer");
+    for (int i = 0; i < count; ++i) {
+      const int socket = static_cast<int>(events.at(static_cast<std::size_t>(i)).data.u64);
+      char byte = 0;
+      need(::recv(socket, &byte, 1, 0) == 1 && ::send(socket, &byte, 1, 0) == 1, "exchange");
+      ++exchanges;
+    }
+  }
+  const double seconds = seconds_since(started);
+  std::printf("{\"exchanges\": %llu, \"seconds\": %.6f, \"rate\": %.1f}\n",
+              static_cast<unsigned long long>(exchanges), seconds,
+              2 * static_cast<double>(exchanges) / seconds);
 }
 
 void stream(int socket, Clock::duration duration) {
@@ -313,6 +343,8 @@ int main(int argc, char** argv) {
     rate.run(duration_of(words[3]));
   } else if (words.size() == 5 && words[0] == "round-trip") {
     round_trip(connect_from(words[4], address(words[1], port(2))), duration_of(words[3]));
+  } else if (words.size() == 5 && words[0] == "packets") {
+    packets(words[4], address(words[1], port(2)), duration_of(words[3]));
   } else if (words.size() == 5 && words[0] == "stream") {
     stream(connect_from(words[4], address(words[1], port(2))), duration_of(words[3]));
   } else {
