@@ -112,7 +112,11 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
     if (!bpf_map_lookup_elem(&numbers, &key)) {
       return PASS;
     }
-    return p->tuple.protocol == IPPROTO_TCP ? finally(p, RESET) : TC_ACT_SHOT;
+    if (p->tuple.protocol == IPPROTO_TCP) {
+      return finally(p, RESET);
+    }
+    count(FL_EVENT_STRAY);
+    return TC_ACT_SHOT;
   }
 
   class = class_of(skb, &p->tuple.saddr);
@@ -189,7 +193,11 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   if (error == -FL_EEXIST) {
     /* The same first packet on another CPU, or every client port is taken. */
     struct fl_flow* other = flow_in(in_half, &p->tuple);
-    return other ? send_forward(skb, p, other, now) : TC_ACT_SHOT;
+    if (other) {
+      return send_forward(skb, p, other, now);
+    }
+    count(FL_EVENT_NO_PORT);
+    return TC_ACT_SHOT;
   }
   if (error) {
     count(FL_EVENT_TABLE_FULL);

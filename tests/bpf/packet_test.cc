@@ -172,6 +172,14 @@ TEST_P(ByFamily, StraySegmentIsReset) {
   EXPECT_EQ(programs.flow_count(), 0U);
 }
 
+TEST_P(ByFamily, StrayChunkIsDroppedAndCounted) {
+  programs.add({.address = vip(), .protocol = IPPROTO_SCTP, .servers = {{server()}}});
+  Packet chunk{client(), vip(), IPPROTO_SCTP};
+  chunk.sctp_chunk = 10;  // COOKIE ECHO of no association
+  EXPECT_EQ(programs.in(build(chunk)).action, kShot);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_STRAY), 1U);
+}
+
 TEST_P(ByFamily, StraySegmentToTheNodeIsTheStacks) {
   programs.add({.address = vip(), .servers = {{server()}}, .on_node = true});
   EXPECT_EQ(in(client(), vip(), kAck).action, kPass);
@@ -345,6 +353,24 @@ TEST_P(ByFamily, OneClientPortToOneServerByTwoServices) {
   EXPECT_EQ(text(out(server(), client(), kSyn | kAck)), vip(80) + " > " + client());
   EXPECT_EQ(text(out(server(), second.source, kSyn | kAck)), vip(81) + " > " + client());
   EXPECT_EQ(text(in(client(), vip(81), kAck)), second.source + " > " + server());
+}
+
+// Of one client and one server, every port that the second connection could get is taken.
+TEST(Packets, NoClientPortIsLeft) {
+  Programs programs(65536);
+  programs.add({.address = "203.0.113.1:80", .servers = {{"198.51.100.1:8080"}}});
+  programs.add({.address = "203.0.113.1:81", .servers = {{"198.51.100.1:8080"}}});
+  const auto start = [&](int client_port, const char* virtual_server) {
+    return programs.in(build({"192.0.2.10:" + std::to_string(client_port), virtual_server}));
+  };
+  for (int port = 1024; port < 30000; ++port) {
+    EXPECT_EQ(start(port, "203.0.113.1:80").action, kPass);
+  }
+  EXPECT_EQ(start(2000, "203.0.113.1:81").action, kShot);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_NO_PORT), 1U);
+  EXPECT_EQ(programs.flow_count(), 2U * (30000 - 1024));
+  // Where its own port is free, it needs no other.
+  EXPECT_EQ(text(start(30000, "203.0.113.1:81")), "192.0.2.10:30000 > 198.51.100.1:8080");
 }
 
 TEST_P(ByFamily, FullTableTakesNoNewAndHurtsNoOld) {
