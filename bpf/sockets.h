@@ -38,6 +38,19 @@ static __always_inline void socket_key(struct fl_socket_key* key, struct bpf_soc
   key->protocol = (__u8)ctx->protocol;
 }
 
+/* What the socket sees as the sender of what comes from `t`: the last that it asked for, where
+ * several lead there. */
+static __always_inline void note_peer(struct fl_socket_key* got, struct bpf_sock_addr* ctx,
+                                      const struct target* t, const struct fl_socket_peer* peer) {
+  const struct fl_socket_peer* noted;
+  socket_key(got, ctx, t, 0);
+  noted = bpf_map_lookup_elem(&socket_peers, got);
+  if (!noted || !same_addr(&noted->addr, &peer->addr) || noted->port != peer->port ||
+      noted->rs != peer->rs || noted->generation != peer->generation) {
+    bpf_map_update_elem(&socket_peers, got, peer, BPF_ANY);
+  }
+}
+
 /* 1: `t` is a real server now. 0: none of our business. Negative: there is no server. */
 static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target* t,
                                        __u32 connects) {
@@ -67,6 +80,9 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
     return bpf_map_lookup_elem(&numbers, &key) ? -1 : 0;
   }
   choice.vs = *number;
+  __builtin_memset(&peer, 0, sizeof(peer));
+  peer.addr = t->addr;
+  peer.port = t->port;
   socket_key(&asked, ctx, t, 1);
   if (!connects) {
     /* An unconnected socket stays with the server it got first. */
@@ -77,6 +93,9 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
           real->state != FL_RS_FREE) {
         t->addr = known->addr;
         t->port = known->port;
+        peer.rs = known->rs;
+        peer.generation = known->generation;
+        note_peer(&got, ctx, t, &peer);
         return 1;
       }
     }
@@ -99,13 +118,11 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
   chosen = choose(&choice, &nobody);
   real = rs_at(chosen);
   counts = rs_counts_at(chosen);
-  if (chosen == 0 || !real || !counts) {
+  /* A tunnel leads to servers of the other family; a socket does not. */
+  if (chosen == 0 || !real || !counts || is_v4(&real->addr) != is_v4(&t->addr)) {
     __sync_fetch_and_add(&totals->refused, 1);
     return -1;
   }
-  __builtin_memset(&peer, 0, sizeof(peer));
-  peer.addr = t->addr;
-  peer.port = t->port;
   peer.rs = chosen;
   peer.generation = real->generation;
   /* Where packets would go out unchanged, only the address changes. */
@@ -113,8 +130,7 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
     t->port = real->port;
   }
   t->addr = real->addr;
-  socket_key(&got, ctx, t, 0);
-  bpf_map_update_elem(&socket_peers, &got, &peer, BPF_ANY);
+  note_peer(&got, ctx, t, &peer);
   if (!connects) {
     peer.addr = t->addr;
     peer.port = t->port;

@@ -58,6 +58,19 @@ def test_unconnected_socket_gets_answers_from_the_service(lab):
 
 
 @each_family
+def test_unconnected_socket_of_two_services_on_one_pod(lab):
+    """What comes from the pod seems to be from the one that was asked last."""
+    pod1 = lab.pods[0]
+    first = lab.service("first", ports=PORTS).publish([pod1])
+    second = lab.service("second", ports=PORTS).publish([pod1])
+    lab.fairlead().serving(first, second)
+    with new_socket(lab.node, lab.family.af, socket.SOCK_DGRAM) as client:
+        for service in (first, second, first, second):
+            answer = exchange(client, service.address, 53)
+            assert answer == ("pod1", (service.address, 53)), answer
+
+
+@each_family
 def test_unconnected_socket_leaves_a_removed_endpoint(lab):
     web, daemon = serve(lab)
     with new_socket(lab.node, lab.family.af, socket.SOCK_DGRAM) as client:
