@@ -9,6 +9,7 @@ import struct
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 0, 1, 3, 5, 6, 7
+_GET_INFO = 15
 _MAP_TYPE_ARRAY, _PROG_TYPE_SCHED_CLS = 2, 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -27,9 +28,17 @@ def _path_attributes(path, fd=0):
     return name, struct.pack("QI", ctypes.addressof(name), fd)
 
 
-def _open(path):
+def open_pinned(path):
+    """A descriptor of what is pinned there, which the caller closes."""
     _name, attributes = _path_attributes(path)
     return _bpf(_OBJ_GET, attributes)
+
+
+def max_entries(fd):
+    """Of a map."""
+    info = ctypes.create_string_buffer(88)
+    _bpf(_GET_INFO, struct.pack("IIQ", fd, len(info), ctypes.addressof(info)))
+    return struct.unpack_from("5I", info)[4]  # type, id, sizes of key and value
 
 
 def _pin(fd, path):
@@ -49,7 +58,7 @@ def per_cpu_counters(path, count):
     """The first numbers of a pinned per-CPU array of 64-bit ones, summed over the CPUs."""
     with open("/sys/devices/system/cpu/possible") as file:
         cpus = int(file.read().strip().split(",")[-1].split("-")[-1]) + 1
-    fd = _open(path)
+    fd = open_pinned(path)
     try:
         return [sum(struct.unpack(f"{cpus}Q", _lookup(fd, i, 8 * cpus))) for i in range(count)]
     finally:
@@ -58,7 +67,7 @@ def per_cpu_counters(path, count):
 
 def delete(path, key):
     """Takes an entry out of a pinned map."""
-    fd = _open(path)
+    fd = open_pinned(path)
     bytes_of_key = ctypes.create_string_buffer(key, len(key))
     try:
         _bpf(_MAP_DELETE, struct.pack("IxxxxQ", fd, ctypes.addressof(bytes_of_key)))

@@ -4,6 +4,7 @@
 import contextlib
 import urllib.request
 
+import raw
 from lab import DNS_PORT, WEB_PORT, LiveConnection, ask
 from manifests import Port
 from runner import each_family
@@ -75,6 +76,50 @@ def test_ended_connections_make_room(lab):
     for _ in range(1000):
         daemon.eventually(connect, timeout=5)
     live.ping()
+
+
+HIDDEN_PORTS = 30000 - 1024 + 65536 - 61001  # that clients get which are masqueraded
+
+
+@each_family
+def test_every_port_of_hidden_clients_is_taken(lab):
+    """Behind the node's address there is one port for each client of a pod's port, whichever of
+    two services leads there. Who has one keeps it; whose service goes leaves room."""
+    ports = (Port(53, DNS_PORT, "UDP"),)
+    crowded = lab.service("crowded", ports=ports).publish(lab.pods[:1])
+    other = lab.service("other", ports=ports).publish(lab.pods[:1])
+    daemon = lab.fairlead("--ebpf-sockets", "off")
+    daemon.serving(crowded, other)
+    live = [LiveConnection(lab.client, other.address, 53, "UDP") for _ in range(3)]
+    before = lab.table.event_counts()
+    count = HIDDEN_PORTS * 5 // 4
+    with raw.Sender(lab) as sender:
+        for number in range(count):
+            source = raw.stranger(lab.family, number)
+            sender.send(raw.datagram(lab.family, source, 40000, crowded.address, 53))
+    after = lab.table.event_counts()
+    assert after["new"] - before["new"] == count and after["table_full"] == 0, after
+    without = after["no_port"] - before["no_port"]
+    # The last ports are found late: a client tries 33 of them for each of its packets.
+    least = count - HIDDEN_PORTS
+    assert least <= without < least + HIDDEN_PORTS // 20, f"{without} of {count} have no port"
+
+    def answered():
+        """Whether a new client of the other service is."""
+        try:
+            return ask(lab.client, other.address, 53, "UDP", timeout=0.3).server
+        except TimeoutError:
+            return ""
+
+    assert sum(answered() == "" for _ in range(8)) >= 4, "there was room"
+    assert lab.table.event_counts()["no_port"] > after["no_port"]
+    for connection in live:
+        connection.ping()
+
+    crowded.delete()
+    daemon.eventually(lambda: all(answered() for _ in range(8)), timeout=40)
+    for connection in live:
+        connection.ping()
 
 
 def test_counters_reach_the_metrics(lab):
