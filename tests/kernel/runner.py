@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the `test_*` functions of modules, each in a lab of its own.
 
-    runner.py [--mode ipvs|ebpf] [-k TEXT]... FILE...
+    runner.py [--mode ipvs|ebpf] [-k TEXT]... [--not-needing FEATURE] FILE...
 
 A test takes the lab as its only argument and fails by raising. `@each_family` runs it once for each
 IP family, told apart by `lab.family` and by the name: `test_x[ipv6]`. `@lab_of(pods=2)` asks for
@@ -10,7 +10,8 @@ several TEXTs.
 
 Which data planes a test is for is said by its file's name, ipvs_* or ebpf_*, else it is for all, or
 by `@only("ebpf")` on the test. `@needs("SCTP")` is for what some kernels lack: without it the test
-is skipped, and the skip says so. The guest that `uml` boots has all, so it skips nothing.
+is skipped, and the skip says so. The guests of `uml` and `qemu` have all, so they skip nothing; what
+is run there anyway can be left out here (`--not-needing SCTP`), and is then no skip.
 """
 
 import argparse
@@ -73,12 +74,15 @@ def main():
     parser.add_argument(
         "-k", metavar="TEXT", action="append", help="run tests with TEXT, or another, in file:name"
     )
+    parser.add_argument("--not-needing", choices=_PROBES, help="leave out tests that need it")
     parser.add_argument("files", nargs="+")
     arguments = parser.parse_args()
 
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for file in arguments.files:
         for name, test, family in _tests(file, arguments.mode):
+            if arguments.not_needing and getattr(test, "needs", "") == arguments.not_needing:
+                continue
             if not arguments.k or any(text in name for text in arguments.k):
                 counts[_run(name, test, family, arguments.mode)] += 1
     print(", ".join(f"{count} {what}" for what, count in counts.items()), flush=True)

@@ -3,7 +3,7 @@
 
 from lab import DNS_PORT, WEB_PORT, ask, eventually, refused, spread
 from manifests import Endpoint, Port
-from runner import each_family, needs
+from runner import each_family
 
 WEB = Port(80, WEB_PORT, name="web")
 DNS = Port(53, DNS_PORT, "UDP", name="dns")
@@ -114,15 +114,6 @@ def test_external_ip(lab):
     assert {answer.server for answer in answers} == ALL_PODS, answers
     assert peers(answers) == {lab.family.gateway}, answers
     assert lab.table.addresses() >= {web.address, external}
-
-
-@each_family
-@needs("SCTP")
-def test_sctp(lab):
-    for pod in lab.pods:
-        lab.servers.listen(pod.host, 9000, "SCTP")
-    web, _ = serve(lab, ports=(Port(90, 9000, "SCTP", name="signal"),))
-    assert set(spread(lab.pods[0].host, web.address, 90, 6, "SCTP")) >= {"pod2", "pod3"}
 
 
 @each_family
