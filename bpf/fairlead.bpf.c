@@ -346,6 +346,8 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
       return refuse(skb, p);
     case RESET:
       return reset(skb, p);
+    case LOOK_INTO_TUNNEL:
+      return look_into_tunnel(skb);
     case SEND_AS_IS:
       return send_as_is(skb, p);
     case GO_FORWARD:

@@ -278,9 +278,20 @@ GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
   return FOUND_WAY;
 }
 
+/* Out of the device and to the next hop that were noted. */
+static __always_inline int leave(struct __sk_buff* skb, const struct packet* p, __u32 l3) {
+  struct bpf_redir_neigh next = p->as_is.next;
+  if (l3 == 0 && bpf_skb_change_head(skb, ETH_HLEN, 0)) {
+    return TC_ACT_SHOT;
+  }
+  if (skb->vlan_present && bpf_skb_vlan_pop(skb)) {
+    return TC_ACT_SHOT; /* the tag is that of the device it came by */
+  }
+  return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);
+}
+
 /* Sends the packet, unchanged or in a tunnel, to the server of its connection. */
 static __always_inline int send_as_is(struct __sk_buff* skb, struct packet* p) {
-  struct bpf_redir_neigh next;
   int verdict = find_way(skb, p);
   if (verdict != FOUND_WAY) {
     return verdict;
@@ -292,14 +303,7 @@ static __always_inline int send_as_is(struct __sk_buff* skb, struct packet* p) {
     count(FL_EVENT_NO_ROUTE);
     return TC_ACT_SHOT;
   }
-  if (p->l3 == 0 && bpf_skb_change_head(skb, ETH_HLEN, 0)) {
-    return TC_ACT_SHOT;
-  }
-  if (skb->vlan_present && bpf_skb_vlan_pop(skb)) {
-    return TC_ACT_SHOT; /* the tag is that of the device it came by */
-  }
-  next = p->as_is.next;
-  return (int)bpf_redirect_neigh(p->as_is.interface, &next, sizeof(next), 0);
+  return leave(skb, p, p->l3);
 }
 
 #endif

@@ -92,6 +92,11 @@ static __always_inline void replace_outer(struct __sk_buff* skb, const struct pa
   }
 }
 
+/* An error that is about no flow's packet may be about a tunnel's, which the node has sent. */
+static __always_inline int maybe_in_tunnel(struct packet* p, __u32 point) {
+  return point == FL_INGRESS ? finally(p, LOOK_INTO_TUNNEL) : PASS;
+}
+
 /* Translates an error about one of our connections; anything else passes as it is. An error about
  * what a server answered past us goes the way of the client's packets: only the server can mend it.
  */
@@ -107,17 +112,20 @@ GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point)
     return PASS;
   }
   checksum = p->l4 + 2;
-  if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) || !is_error(p, type)) {
+  if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type))) {
+    return PASS;
+  }
+  if (!is_error(p, type)) {
     return PASS;
   }
   __builtin_memset(&quoted, 0, sizeof(quoted));
   if (!parse_quoted(skb, p, &quoted)) {
-    return PASS;
+    return maybe_in_tunnel(p, point);
   }
   turn_around(&key, &quoted.tuple, point);
   found = bpf_map_lookup_elem(&flows, &key);
   if (!found) {
-    return PASS;
+    return maybe_in_tunnel(p, point);
   }
   if (found->flags & FL_FLOW_NO_OUTPUT) {
     return point == FL_INGRESS ? leave_as_is(p, found) : PASS;
@@ -141,6 +149,126 @@ GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point)
     }
   }
   return PASS;
+}
+
+/* --- Errors about a tunnel's packet --------------------------------------------------------------
+ *
+ * A router between the node and the server speaks to the node, which sent the tunnel's packet. But
+ * what is too big only the client can send smaller, and only the client wants to know that there is
+ * no way. So the error goes on to the client at once, about the packet that was in the tunnel, as
+ * from the virtual server; kernel IPVS does the same. Nothing is remembered here: who sends too
+ * much again meets the router again.
+ */
+
+/* Makes `p` the quoted packet that begins at `at`. 0: there is none. */
+static __always_inline int step_into(struct __sk_buff* skb, struct packet* p, __u32 at, int v6) {
+  p->l3 = at;
+  p->v6 = 0;
+  p->fragment = WHOLE;
+  return (v6 ? parse_ip6(skb, p) : parse_ip4(skb, p)) == PARSED && p->fragment != LATER_FRAGMENT;
+}
+
+/* If the packet, an error, quotes a packet of one of our tunnels, makes it the one inside and
+ * returns how many bytes the tunnel adds; else 0. */
+GLOBAL int step_into_tunnel(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct fl_addr server;
+  struct gue_header gue;
+  struct gre_header gre;
+  struct fl_ports ports;
+  struct fl_flow* flow;
+  __u32 outer, at;
+  __u8 inner;
+  if (!p || !step_into(skb, p, p->l4 + sizeof(struct icmp_header), p->v6)) {
+    return 0;
+  }
+  server = p->tuple.daddr;
+  outer = p->l3;
+  at = p->l4;
+  inner = p->tuple.protocol;
+  if (inner == IPPROTO_UDP) {
+    if (bpf_skb_load_bytes(skb, at, &gue, sizeof(gue)) || gue.version_and_length) {
+      return 0;
+    }
+    inner = gue.protocol;
+    at += sizeof(gue);
+  } else if (inner == IPPROTO_GRE) {
+    if (bpf_skb_load_bytes(skb, at, &gre, sizeof(gre)) || gre.flags) {
+      return 0;
+    }
+    inner = gre.protocol == bpf_htons(ETH_P_IPV6) ? IPPROTO_IPV6 : IPPROTO_IPIP;
+    at += sizeof(gre);
+  }
+  if ((inner != IPPROTO_IPIP && inner != IPPROTO_IPV6) ||
+      !step_into(skb, p, at, inner == IPPROTO_IPV6) ||
+      bpf_skb_load_bytes(skb, p->l4, &ports, sizeof(ports))) {
+    return 0;
+  }
+  p->tuple.sport = ports.sport;
+  p->tuple.dport = ports.dport;
+  flow = bpf_map_lookup_elem(&flows, &p->tuple);
+  if (!flow || !(flow->flags & FL_FLOW_TUNNEL) || !same_addr(&flow->addr, &server)) {
+    return 0;
+  }
+  return (int)(at - outer);
+}
+
+GLOBAL int look_into_tunnel(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct bpf_fib_lookup route;
+  struct icmp_header error;
+  struct fl_addr client;
+  __u32 l3, extra, what4, what6, rest = 0;
+  int v6, is_too_big;
+  long found;
+  if (!p || bpf_skb_load_bytes(skb, p->l4, &error, sizeof(error))) {
+    return PASS;
+  }
+  v6 = p->v6;
+  is_too_big = v6 ? error.type == ICMPV6_PKT_TOOBIG
+                  : error.type == ICMP_DEST_UNREACH && error.code == ICMP_FRAG_NEEDED;
+  if (!is_too_big && error.type != (v6 ? ICMPV6_DEST_UNREACH : ICMP_DEST_UNREACH) &&
+      error.type != (v6 ? ICMPV6_TIME_EXCEED : ICMP_TIME_EXCEEDED)) {
+    return PASS;
+  }
+  l3 = p->l3;
+  extra = (__u32)step_into_tunnel(skb);
+  if (extra == 0) {
+    return PASS;
+  }
+  if (is_too_big) {
+    __u32 mtu = bpf_ntohl(error.rest) & (v6 ? 0xffffffffU : 0xffffU);
+    what4 = FL_ICMP(ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED);
+    what6 = FL_ICMP(ICMPV6_PKT_TOOBIG, 0);
+    if (mtu < extra + (p->v6 ? FL_LEAST_MTU6 : FL_LEAST_MTU4)) {
+      count(FL_EVENT_NO_ROUTE);
+      return TC_ACT_SHOT;
+    }
+    rest = mtu - extra;
+    count(FL_EVENT_TOO_BIG);
+  } else if (p->v6 == v6) {
+    what4 = what6 = FL_ICMP(error.type, error.code);
+  } else {
+    what4 = FL_ICMP(ICMP_DEST_UNREACH, ICMP_HOST_UNREACH);
+    what6 = FL_ICMP(ICMPV6_DEST_UNREACH, ICMPV6_ADDR_UNREACH);
+  }
+  client = p->tuple.saddr;
+  found = ask_route(skb, &route, NULL, &client, FL_LEAST_MTU4);
+  if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) {
+    count(FL_EVENT_NO_ROUTE);
+    return TC_ACT_SHOT;
+  }
+  note_way(p, &route);
+  if (p->v6 != v6) {
+    /* Room for the other family's header, in front of what is quoted. */
+    __u32 change = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+    if (bpf_skb_change_proto(skb, bpf_htons(p->v6 ? ETH_P_IPV6 : ETH_P_IP), 0)) {
+      return TC_ACT_SHOT;
+    }
+    p->l3 = p->v6 ? p->l3 + change : p->l3 - change;
+    p->l4 = p->v6 ? p->l4 + change : p->l4 - change;
+  }
+  return write_error(skb, p, l3, what4, what6, rest) ? TC_ACT_SHOT : leave(skb, p, l3);
 }
 
 #endif

@@ -30,108 +30,122 @@ static __always_inline __u16 fold_checksum(__u64 sum) {
  * packet whose checksum is still to be filled in (from a local veth) to keep that field. */
 #define FL_QUOTED 20
 
-/* ICMP: network header + 8 + the quoted packet. `what` is type << 8 | code, `rest` the second word.
+/* The packet becomes one of `head` and `quoted` bytes behind l3. What is quoted is at l3, or as far
+ * behind it as `head` at least. */
+static __always_inline long make_room(struct __sk_buff* skb, __u32 l3, __u32 at, __u32 head,
+                                      __u32 quoted) {
+  if (at != l3) {
+    return bpf_skb_change_tail(skb, l3 + head + quoted, 0);
+  }
+  if (bpf_skb_change_tail(skb, l3 + quoted, 0)) {
+    return -1;
+  }
+  return bpf_skb_adjust_room(skb, (__s32)head, BPF_ADJ_ROOM_MAC, 0);
+}
+
+/*
+ * Makes of a packet an ICMP error that quotes the packet at `at`, to the sender of that: network
+ * header + 8 + what is quoted, at l3. `what` is type << 8 | code, `rest` the second word. 0: done.
  */
-GLOBAL int answer_error4(struct __sk_buff* skb, __u32 l3, __u32 l4, __u32 what, __u32 rest) {
+GLOBAL int write_error4(struct __sk_buff* skb, __u32 l3, __u32 at, __u32 what, __u32 rest) {
   struct {
     struct iphdr ip;
     struct icmp_header icmp;
-  } answer;
-  struct iphdr old;
-  __u8 quoted[sizeof(struct iphdr) + FL_QUOTED];
-  __u32 length = sizeof(quoted);
-  if (l4 - l3 != sizeof(struct iphdr)) {
-    return TC_ACT_SHOT; /* with IP options: not worth the trouble */
-  }
-  if (bpf_skb_load_bytes(skb, l3, &old, sizeof(old))) {
-    return TC_ACT_SHOT;
-  }
-  __builtin_memset(quoted, 0, sizeof(quoted));
-  if (bpf_skb_load_bytes(skb, l3, quoted, sizeof(quoted))) {
+    struct {
+      struct iphdr ip;
+      __u8 behind[FL_QUOTED];
+    } quoted;
+  } error;
+  const __u32 head = offsetof(typeof(error), quoted);
+  __u32 length = sizeof(error.quoted);
+  __builtin_memset(&error, 0, sizeof(error));
+  if (bpf_skb_load_bytes(skb, at, &error.quoted, sizeof(error.quoted))) {
     length = sizeof(struct iphdr) + 8; /* a short datagram */
-    if (bpf_skb_load_bytes(skb, l3, quoted, sizeof(struct iphdr) + 8)) {
-      return TC_ACT_SHOT;
+    if (bpf_skb_load_bytes(skb, at, &error.quoted, sizeof(struct iphdr) + 8)) {
+      return -1;
     }
   }
-  if (bpf_skb_change_tail(skb, l3 + length, 0) ||
-      bpf_skb_adjust_room(skb, sizeof(answer), BPF_ADJ_ROOM_MAC, 0)) {
-    return TC_ACT_SHOT;
+  if (make_room(skb, l3, at, head, length)) {
+    return -1;
   }
-  __builtin_memset(&answer, 0, sizeof(answer));
-  answer.ip.version = 4;
-  answer.ip.ihl = 5;
-  answer.ip.ttl = FL_TTL;
-  answer.ip.protocol = IPPROTO_ICMP;
-  answer.ip.tot_len = bpf_htons(sizeof(answer) + length);
-  answer.ip.saddr = old.daddr;
-  answer.ip.daddr = old.saddr;
-  answer.ip.check = fold_checksum(bpf_csum_diff(0, 0, (__be32*)&answer.ip, sizeof(answer.ip), 0));
-  answer.icmp.type = (__u8)(what >> 8);
-  answer.icmp.code = (__u8)what;
-  answer.icmp.rest = bpf_htonl(rest);
-  /* Bytes of `quoted` behind `length` are zero and change no sum. */
-  answer.icmp.checksum = fold_checksum(
-      bpf_csum_diff(0, 0, (__be32*)quoted, sizeof(quoted),
-                    bpf_csum_diff(0, 0, (__be32*)&answer.icmp, sizeof(answer.icmp), 0)));
-  if (bpf_skb_store_bytes(skb, l3, &answer, sizeof(answer), 0)) {
-    return TC_ACT_SHOT;
-  }
-  swap_link_addresses(skb, l3);
-  return bpf_redirect(skb->ifindex, 0);
+  error.ip.version = 4;
+  error.ip.ihl = 5;
+  error.ip.ttl = FL_TTL;
+  error.ip.protocol = IPPROTO_ICMP;
+  error.ip.tot_len = bpf_htons((__u16)(head + length));
+  error.ip.saddr = error.quoted.ip.daddr;
+  error.ip.daddr = error.quoted.ip.saddr;
+  error.ip.check = fold_checksum(bpf_csum_diff(0, 0, (__be32*)&error.ip, sizeof(error.ip), 0));
+  error.icmp.type = (__u8)(what >> 8);
+  error.icmp.code = (__u8)what;
+  error.icmp.rest = bpf_htonl(rest);
+  /* What is behind `length` is zero and changes no sum. */
+  error.icmp.checksum = fold_checksum(
+      bpf_csum_diff(0, 0, (__be32*)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), 0));
+  return (int)bpf_skb_store_bytes(skb, l3, &error, head + length, 0);
 }
 
-GLOBAL int answer_error6(struct __sk_buff* skb, __u32 l3, __u32 what, __u32 rest) {
+GLOBAL int write_error6(struct __sk_buff* skb, __u32 l3, __u32 at, __u32 what, __u32 rest) {
   struct {
     struct ipv6hdr ip;
     struct icmp_header icmp;
-  } answer;
-  struct ipv6hdr old;
-  __u8 quoted[sizeof(struct ipv6hdr) + FL_QUOTED];
-  __u32 length = sizeof(quoted);
+    struct {
+      struct ipv6hdr ip;
+      __u8 behind[FL_QUOTED];
+    } quoted;
+  } error;
+  const __u32 head = offsetof(typeof(error), quoted);
+  __u32 length = sizeof(error.quoted);
   __u64 sum;
   __be32 pseudo[2];
-  if (bpf_skb_load_bytes(skb, l3, &old, sizeof(old))) {
-    return TC_ACT_SHOT;
-  }
-  __builtin_memset(quoted, 0, sizeof(quoted));
-  if (bpf_skb_load_bytes(skb, l3, quoted, sizeof(quoted))) {
+  __builtin_memset(&error, 0, sizeof(error));
+  if (bpf_skb_load_bytes(skb, at, &error.quoted, sizeof(error.quoted))) {
     length = sizeof(struct ipv6hdr) + 8;
-    if (bpf_skb_load_bytes(skb, l3, quoted, sizeof(struct ipv6hdr) + 8)) {
-      return TC_ACT_SHOT;
+    if (bpf_skb_load_bytes(skb, at, &error.quoted, sizeof(struct ipv6hdr) + 8)) {
+      return -1;
     }
   }
-  if (bpf_skb_change_tail(skb, l3 + length, 0) ||
-      bpf_skb_adjust_room(skb, sizeof(answer), BPF_ADJ_ROOM_MAC, 0)) {
-    return TC_ACT_SHOT;
+  if (make_room(skb, l3, at, head, length)) {
+    return -1;
   }
-  __builtin_memset(&answer, 0, sizeof(answer));
-  answer.ip.version = 6;
-  answer.ip.hop_limit = FL_TTL;
-  answer.ip.nexthdr = IPPROTO_ICMPV6;
-  answer.ip.payload_len = bpf_htons(sizeof(answer.icmp) + length);
-  answer.ip.saddr = old.daddr;
-  answer.ip.daddr = old.saddr;
-  answer.icmp.type = (__u8)(what >> 8);
-  answer.icmp.code = (__u8)what;
-  answer.icmp.rest = bpf_htonl(rest);
-  pseudo[0] = bpf_htonl(sizeof(answer.icmp) + length);
+  error.ip.version = 6;
+  error.ip.hop_limit = FL_TTL;
+  error.ip.nexthdr = IPPROTO_ICMPV6;
+  error.ip.payload_len = bpf_htons((__u16)(sizeof(error.icmp) + length));
+  error.ip.saddr = error.quoted.ip.daddr;
+  error.ip.daddr = error.quoted.ip.saddr;
+  error.icmp.type = (__u8)(what >> 8);
+  error.icmp.code = (__u8)what;
+  error.icmp.rest = bpf_htonl(rest);
+  pseudo[0] = bpf_htonl(sizeof(error.icmp) + length);
   pseudo[1] = bpf_htonl(IPPROTO_ICMPV6);
-  sum = bpf_csum_diff(0, 0, (__be32*)&answer.ip.saddr, 32, 0);
+  sum = bpf_csum_diff(0, 0, (__be32*)&error.ip.saddr, 32, 0);
   sum = bpf_csum_diff(0, 0, pseudo, sizeof(pseudo), sum);
-  sum = bpf_csum_diff(0, 0, (__be32*)&answer.icmp, sizeof(answer.icmp), sum);
-  sum = bpf_csum_diff(0, 0, (__be32*)quoted, sizeof(quoted), sum);
-  answer.icmp.checksum = fold_checksum(sum);
-  if (bpf_skb_store_bytes(skb, l3, &answer, sizeof(answer), 0)) {
-    return TC_ACT_SHOT;
+  sum = bpf_csum_diff(0, 0, (__be32*)&error.icmp, sizeof(error.icmp) + sizeof(error.quoted), sum);
+  error.icmp.checksum = fold_checksum(sum);
+  return (int)bpf_skb_store_bytes(skb, l3, &error, head + length, 0);
+}
+
+/* `p` is the packet to quote, and to be answered at l3. */
+static __always_inline int write_error(struct __sk_buff* skb, const struct packet* p, __u32 l3,
+                                       __u32 what4, __u32 what6, __u32 rest) {
+  if (p->v6) {
+    return write_error6(skb, l3, p->l3, what6, rest);
   }
+  if (p->l4 - p->l3 != sizeof(struct iphdr)) {
+    return -1; /* with IP options: not worth the trouble */
+  }
+  return write_error4(skb, l3, p->l3, what4, rest);
+}
+
+static __always_inline int send_back(struct __sk_buff* skb, __u32 l3) {
   swap_link_addresses(skb, l3);
-  return bpf_redirect(skb->ifindex, 0);
+  return (int)bpf_redirect(skb->ifindex, 0);
 }
 
 static __always_inline int answer_error(struct __sk_buff* skb, const struct packet* p, __u32 what4,
                                         __u32 what6, __u32 rest) {
-  return p->v6 ? answer_error6(skb, p->l3, what6, rest)
-               : answer_error4(skb, p->l3, p->l4, what4, rest);
+  return write_error(skb, p, p->l3, what4, what6, rest) ? TC_ACT_SHOT : send_back(skb, p->l3);
 }
 
 #define FL_ICMP(type, code) ((type) << 8 | (code))
@@ -220,8 +234,7 @@ GLOBAL int reset(struct __sk_buff* skb, struct packet* p) {
     bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
   }
   bpf_skb_store_bytes(skb, p->l4, &tcp, sizeof(tcp), 0);
-  swap_link_addresses(skb, p->l3);
-  return bpf_redirect(skb->ifindex, 0);
+  return send_back(skb, p->l3);
 }
 
 #endif

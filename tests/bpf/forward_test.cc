@@ -167,6 +167,113 @@ TEST_P(AsItIs, AConnectionEndsByItsTimeout) {
   EXPECT_EQ(counts.in_packets, 1U);
 }
 
+// --- Errors of routers between the node and a tunnel's server ---
+
+class TunnelErrors : public AsItIs {
+ protected:
+  struct Kind {
+    std::uint8_t type, code;
+  };
+  [[nodiscard]] static Kind too_big(const Family& family) {
+    return family.name == "v4" ? Kind{3, 4} : Kind{2, 0};
+  }
+  [[nodiscard]] static Kind port_unreachable(const Family& family) {
+    return family.name == "v4" ? Kind{3, 3} : Kind{1, 4};
+  }
+  [[nodiscard]] static Kind hops_exceeded(const Family& family) {
+    return family.name == "v4" ? Kind{11, 0} : Kind{3, 0};
+  }
+  [[nodiscard]] static Kind host_unreachable(const Family& family) {
+    return family.name == "v4" ? Kind{3, 1} : Kind{1, 3};
+  }
+
+  /// What a router quotes: the tunnel's packet.
+  [[nodiscard]] Bytes sent(std::size_t payload = 500) {
+    Packet request{client(), vip(), protocol};
+    request.dont_fragment = true;
+    request.payload = payload;
+    return programs.in(build(request)).frame;
+  }
+  [[nodiscard]] Bytes error(const Kind& kind, const Bytes& about, std::uint32_t mtu = 0) const {
+    return build_error(outside.router, outside.node, kind.type, kind.code, about, mtu);
+  }
+  void expect_told(const Verdict& verdict, const Kind& kind, std::uint32_t rest) const {
+    ASSERT_EQ(verdict.action, kRedirect);
+    const Read told = read(verdict.frame);
+    EXPECT_EQ(told.text(), f.virtual_server + " > " + f.client);
+    EXPECT_EQ(told.icmp_type, kind.type);
+    EXPECT_EQ(told.icmp_code, kind.code);
+    EXPECT_EQ(told.icmp_rest, rest);
+    EXPECT_EQ(told.quoted_source + " > " + told.quoted_destination, client() + " > " + vip());
+  }
+};
+
+TEST_P(TunnelErrors, TheClientLearnsWhatFits) {
+  add();
+  const std::uint32_t mtu = f.name == "v4" ? 1000 : 1400;
+  expect_told(programs.in(error(too_big(outside), sent(), mtu)), too_big(f), mtu - overhead());
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_TOO_BIG), 1U);
+  EXPECT_EQ(programs.flow_count(), 1U);
+}
+
+TEST_P(TunnelErrors, NoClientIsToldLessThanItsFamilysLeast) {
+  add();
+  const std::uint32_t least = f.name == "v4" ? 68 : 1280;
+  const Bytes packet = sent();
+  expect_told(programs.in(error(too_big(outside), packet, least + overhead())), too_big(f), least);
+  EXPECT_EQ(programs.in(error(too_big(outside), packet, least + overhead() - 1)).action, kShot);
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_NO_ROUTE), 1U);
+}
+
+TEST_P(TunnelErrors, TheClientLearnsThatThereIsNoWay) {
+  add();
+  const Bytes packet = sent();
+  const bool same = f.name == outside.name;
+  expect_told(programs.in(error(port_unreachable(outside), packet)),
+              same ? port_unreachable(f) : host_unreachable(f), 0);
+  expect_told(programs.in(error(hops_exceeded(outside), packet)),
+              same ? hops_exceeded(f) : host_unreachable(f), 0);
+}
+
+TEST_P(TunnelErrors, LittleIsQuotedByOldRouters) {
+  add();
+  Bytes packet = sent();
+  const std::size_t inside = open_tunnel(packet).inner.size() - 14;
+  const std::size_t network = f.name == "v4" ? 20 : 40;
+  const std::size_t least = packet.size() - inside + network + 8;
+  for (std::size_t length = packet.size(); length >= least; --length) {
+    packet.resize(length);
+    expect_told(programs.in(error(port_unreachable(outside), packet)),
+                f.name == outside.name ? port_unreachable(f) : host_unreachable(f), 0);
+  }
+  for (std::size_t length = least - 5; length > 14 + 8; --length) {
+    packet.resize(length);
+    const Bytes unclear = error(port_unreachable(outside), packet);
+    const Verdict verdict = programs.in(unclear);
+    EXPECT_EQ(verdict.action, kPass) << length;
+    EXPECT_EQ(verdict.frame, unclear) << length;
+  }
+}
+
+TEST_P(TunnelErrors, WhatIsNotAboutOurTunnelsPasses) {
+  add();
+  const Bytes packet = sent();
+  const auto passes = [&](const Bytes& frame) {
+    const Verdict verdict = programs.in(frame);
+    return verdict.action == kPass && verdict.frame == frame;
+  };
+  Bytes to_another = packet;
+  to_another.at(14 + (outside.name == "v4" ? 19 : 39)) ^= 1U;
+  EXPECT_TRUE(passes(error(port_unreachable(outside), to_another))) << "another server";
+  const Kind parameter_problem = outside.name == "v4" ? Kind{12, 0} : Kind{4, 0};
+  EXPECT_TRUE(passes(error(parameter_problem, packet)))
+      << "what the tunnel's header is to blame for";
+  programs.age(client(), vip(), 4000, protocol);
+  programs.set_server_state(programs.server_number(1, 0), bpf::FL_RS_GONE);
+  in(client(), vip());  // ends the connection
+  EXPECT_TRUE(passes(error(port_unreachable(outside), packet))) << "no connection";
+}
+
 std::vector<Cell> cells() {
   std::vector<Cell> all;
   for (const std::uint8_t protocol :
@@ -182,10 +289,17 @@ std::vector<Cell> cells() {
   }
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(Packets, AsItIs, testing::ValuesIn(cells()), [](const auto& param) {
+std::vector<Cell> tunnel_cells() {
+  std::vector<Cell> all = cells();
+  std::erase_if(all, [](const Cell& cell) { return cell.method == &kDirect; });
+  return all;
+}
+std::string name_of(const testing::TestParamInfo<Cell>& param) {
   return param.param.family->name + "in" + param.param.outside->name + param.param.method->name +
          std::to_string(param.param.protocol);
-});
+}
+INSTANTIATE_TEST_SUITE_P(Packets, AsItIs, testing::ValuesIn(cells()), name_of);
+INSTANTIATE_TEST_SUITE_P(Packets, TunnelErrors, testing::ValuesIn(tunnel_cells()), name_of);
 
 class Forward : public testing::TestWithParam<const Family*>, public Base {
  protected:

@@ -259,18 +259,27 @@ Bytes build(const Packet& packet) {
   return with_network_header(packet, from, to, packet.protocol, std::move(transport));
 }
 
-Bytes build_error(const std::string& source, const std::string& destination, std::uint8_t type,
-                  std::uint8_t code, const Bytes& about) {
+namespace {
+
+Bytes build_icmp(const std::string& source, const std::string& destination, Bytes message) {
   const End from = parse_end(source);
   const End to = parse_end(destination);
   const bool v6 = from.address.size() == 16;
-  Bytes message = {type, code, 0, 0, 0, 0, 5, 0};
-  message.insert(message.end(), about.begin() + kEthernet, about.end());
   const std::uint8_t protocol = v6 ? std::uint8_t{IPPROTO_ICMPV6} : std::uint8_t{IPPROTO_ICMP};
   set16(message, 2,
         internet_checksum(message,
                           v6 ? pseudo_sum(from.address, to.address, protocol, message.size()) : 0));
   return with_network_header({}, from, to, protocol, std::move(message));
+}
+
+}  // namespace
+
+Bytes build_error(const std::string& source, const std::string& destination, std::uint8_t type,
+                  std::uint8_t code, const Bytes& about, std::uint32_t rest) {
+  Bytes message = {type, code, 0, 0};
+  put32(message, rest);
+  message.insert(message.end(), about.begin() + kEthernet, about.end());
+  return build_icmp(source, destination, std::move(message));
 }
 
 Read read(std::span<const std::uint8_t> frame) {

@@ -41,8 +41,10 @@ struct Packet {
 /// An Ethernet frame.
 [[nodiscard]] Bytes build(const Packet& packet);
 /// An ICMP error from `source` to `destination` (addresses without ports) that quotes `about`.
+/// `rest` is its second word: an MTU.
 [[nodiscard]] Bytes build_error(const std::string& source, const std::string& destination,
-                                std::uint8_t type, std::uint8_t code, const Bytes& about);
+                                std::uint8_t type, std::uint8_t code, const Bytes& about,
+                                std::uint32_t rest = 1280);
 
 /// What a frame holds. Throws std::runtime_error with the reason if any length or checksum in it is
 /// wrong.
