@@ -449,6 +449,29 @@ class Lab:
         self.node.ip("\n".join(_pod_link_of_node(pod)))
         pod.host.ip(_pod_links(pod))
 
+    def put_behind_router(self, pods):
+        """Moves the pods' links from the node to a router behind it, which is returned."""
+        router = Host("router")
+        self._hosts.append(router)
+        _prepare(router)
+        router.sysctl(ipv4__ip_forward=1, ipv6__conf__all__forwarding=1)
+        self.node.ip("link add far type veth peer name near netns router")
+        for host, device, number, other in (self.node, "far", 101, 102), (router, "near", 102, 101):
+            host.ip(f"link set lo up\nlink set {device} up")
+            for family in FAMILIES:
+                prefix = family.bits - 2
+                host.ip(f"addr add {family.external(number)}/{prefix} dev {device}{_nodad(family)}")
+                if host is router:
+                    host.ip(f"route add default via {family.external(other)}")
+        for pod in pods:
+            self.node.ip(f"link del {pod.name}")
+            router.ip("\n".join(_pod_link_of_node(pod)))
+            pod.host.ip(_pod_links(pod))
+            for family in FAMILIES:
+                self.node.ip(f"route add {pod.address(family)}/{family.bits} via {family.external(102)}")
+        self._until_links_carry(pods)
+        return router
+
     def _serve(self, pod):
         self.servers.listen(pod.host, WEB_PORT)
         self.servers.listen(pod.host, DNS_PORT, "UDP")

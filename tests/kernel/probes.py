@@ -130,8 +130,9 @@ def datagram_without_checksum(lab, address, port):
     assert seen == [0], f"checksums of what came to the pods: {seen}"
 
 
-def path_mtu(host, address, port):
-    """What a client learns by sending datagrams that may not be fragmented."""
+@contextlib.contextmanager
+def _client_that_does_not_fragment(host, address, port):
+    """Its socket, and what tells the path MTU that its kernel knows."""
     v6 = ":" in address
     with host:
         client = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
@@ -140,10 +141,19 @@ def path_mtu(host, address, port):
         client.setsockopt(level, _IPV6_MTU_DISCOVER if v6 else _IP_MTU_DISCOVER, _PMTUDISC_DO)
         client.settimeout(2)
         client.connect((address, port))
+        yield client, lambda: client.getsockopt(level, _IPV6_MTU if v6 else _IP_MTU)
 
-        def mtu():
-            return client.getsockopt(level, _IPV6_MTU if v6 else _IP_MTU)
 
+def known_path_mtu(host, address, port):
+    """What was learnt before."""
+    with _client_that_does_not_fragment(host, address, port) as (_, mtu):
+        return mtu()
+
+
+def path_mtu(host, address, port):
+    """What a client learns by sending datagrams that may not be fragmented."""
+    v6 = ":" in address
+    with _client_that_does_not_fragment(host, address, port) as (client, mtu):
         first = mtu()
 
         def learnt():
