@@ -62,12 +62,7 @@ GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow*
 
 /* The claimed address's answer to what no virtual server takes. */
 static __always_inline int refuse_if_ours(struct packet* p) {
-  struct fl_vs_key key;
-  __u32* number;
-  __builtin_memset(&key, 0, sizeof(key));
-  key.addr = p->tuple.daddr;
-  number = bpf_map_lookup_elem(&numbers, &key);
-  return number ? finally(p, REFUSE) : PASS;
+  return is_claimed(&p->tuple.daddr) ? finally(p, REFUSE) : PASS;
 }
 
 /* `replaces`: there is one on this tuple, which ends. As with the kernel it counts until the server
@@ -292,7 +287,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     return PASS;
   }
   if (p->is_icmp) {
-    return translate_error(skb, p, FL_INGRESS);
+    return handle_icmp(skb, p, FL_INGRESS);
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
   now = ticks_now();
@@ -346,6 +341,8 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
       return refuse(skb, p);
     case RESET:
       return reset(skb, p);
+    case ECHO:
+      return echo(skb, p);
     case LOOK_INTO_TUNNEL:
       return look_into_tunnel(skb);
     case SEND_AS_IS:
@@ -381,7 +378,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   if (p->v6 ? p->tuple.protocol == IPPROTO_ICMPV6 : p->tuple.protocol == IPPROTO_ICMP) {
-    return p->fragment == WHOLE ? translate_error(skb, p, FL_EGRESS) : PASS;
+    return p->fragment == WHOLE ? handle_icmp(skb, p, FL_EGRESS) : PASS;
   }
   if (!in_filter(FL_EGRESS, &p->tuple.saddr) && !in_filter(FL_EGRESS, &p->tuple.daddr)) {
     return PASS;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * ICMP errors about connections. An error quotes the packet that caused it; turned around, the
- * quoted tuple is the key of the flow that packets in the error's own direction have at this point.
- * What that flow writes into such packets is written into the error: into the quoted packet always,
- * into the outer header where it names the same end.
+ * ICMP: pings to service addresses, and errors about connections. An error quotes the packet that
+ * caused it; turned around, the quoted tuple is the key of the flow that packets in the error's own
+ * direction have at this point. What that flow writes into such packets is written into the error:
+ * into the quoted packet always, into the outer header where it names the same end.
  */
 #ifndef FAIRLEAD_BPF_ICMP_H
 #define FAIRLEAD_BPF_ICMP_H
@@ -17,6 +17,10 @@ static __always_inline int is_error(const struct packet* p, __u8 type) {
   }
   return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_TIME_EXCEEDED ||
          type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline int is_ping(const struct packet* p, __u8 type) {
+  return type == (p->v6 ? ICMPV6_ECHO_REQUEST : ICMP_ECHO);
 }
 
 /* The quoted packet. Its transport header may end after the ports. */
@@ -97,10 +101,10 @@ static __always_inline int maybe_in_tunnel(struct packet* p, __u32 point) {
   return point == FL_INGRESS ? finally(p, LOOK_INTO_TUNNEL) : PASS;
 }
 
-/* Translates an error about one of our connections; anything else passes as it is. An error about
- * what a server answered past us goes the way of the client's packets: only the server can mend it.
- */
-GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point) {
+/* Translates an error about one of our connections; a ping to an address of ours is answered;
+ * anything else passes as it is. An error about what a server answered past us goes the way of the
+ * client's packets: only the server can mend it. */
+GLOBAL int handle_icmp(struct __sk_buff* skb, struct packet* p, __u32 point) {
   struct packet quoted;
   struct fl_tuple key;
   struct fl_flow* found;
@@ -114,6 +118,9 @@ GLOBAL int translate_error(struct __sk_buff* skb, struct packet* p, __u32 point)
   checksum = p->l4 + 2;
   if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type))) {
     return PASS;
+  }
+  if (is_ping(p, type)) {
+    return point == FL_INGRESS && is_claimed(&p->tuple.daddr) ? finally(p, ECHO) : PASS;
   }
   if (!is_error(p, type)) {
     return PASS;

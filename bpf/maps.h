@@ -104,4 +104,12 @@ static __always_inline int in_filter(__u32 point, const struct fl_addr* addr) {
   return sets && (sets->bits[point & 1][(bit >> 6) & 1023] >> (bit & 63)) & 1;
 }
 
+/* An address that belongs to services, and not to the node. */
+static __always_inline int is_claimed(const struct fl_addr* addr) {
+  struct fl_vs_key key;
+  __builtin_memset(&key, 0, sizeof(key));
+  key.addr = *addr;
+  return bpf_map_lookup_elem(&numbers, &key) != NULL;
+}
+
 #endif

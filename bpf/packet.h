@@ -27,6 +27,8 @@ struct icmp_header {
 #define ICMP_SOURCE_QUENCH 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
+#define ICMP_ECHO 8
+#define ICMP_ECHOREPLY 0
 #define ICMP_HOST_UNREACH 1
 #define ICMP_PORT_UNREACH 3
 #define ICMP_FRAG_NEEDED 4
@@ -34,12 +36,14 @@ struct icmp_header {
 #define ICMPV6_PKT_TOOBIG 2
 #define ICMPV6_TIME_EXCEED 3
 #define ICMPV6_PARAMPROB 4
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
 #define ICMPV6_ADDR_UNREACH 3
 #define ICMPV6_PORT_UNREACH 4
 
 enum fragment { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
 
-enum then { NOTHING, REFUSE, RESET, LOOK_INTO_TUNNEL, SEND_AS_IS, GO_FORWARD, GO_BACK };
+enum then { NOTHING, REFUSE, RESET, ECHO, LOOK_INTO_TUNNEL, SEND_AS_IS, GO_FORWARD, GO_BACK };
 
 /* From an IP header to that of its tunnel. */
 struct inherited {

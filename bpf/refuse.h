@@ -237,4 +237,41 @@ GLOBAL int reset(struct __sk_buff* skb, struct packet* p) {
   return send_back(skb, p->l3);
 }
 
+/* A ping: answered, as a node answers that has the address. */
+GLOBAL int echo(struct __sk_buff* skb, struct packet* p) {
+  __u8 type;
+  if (!p) {
+    return TC_ACT_SHOT;
+  }
+  if (p->v6) {
+    struct ipv6hdr ip;
+    if (p->l4 - p->l3 != sizeof(ip) || bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+      return TC_ACT_SHOT;
+    }
+    ip.hop_limit = FL_TTL;
+    __builtin_memcpy(&ip.saddr, &p->tuple.daddr, sizeof(ip.saddr));
+    __builtin_memcpy(&ip.daddr, &p->tuple.saddr, sizeof(ip.daddr));
+    bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
+    type = ICMPV6_ECHO_REPLY;
+    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum),
+                        bpf_htons(ICMPV6_ECHO_REQUEST << 8), bpf_htons(ICMPV6_ECHO_REPLY << 8), 2);
+  } else {
+    struct iphdr ip;
+    if (p->l4 - p->l3 != sizeof(ip) || bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+      return TC_ACT_SHOT;
+    }
+    ip.ttl = FL_TTL;
+    ip.saddr = p->tuple.daddr.words[3];
+    ip.daddr = p->tuple.saddr.words[3];
+    ip.check = 0;
+    ip.check = fold_checksum(bpf_csum_diff(0, 0, (__be32*)&ip, sizeof(ip), 0));
+    bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
+    type = ICMP_ECHOREPLY;
+    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum),
+                        bpf_htons(ICMP_ECHO << 8), bpf_htons(ICMP_ECHOREPLY << 8), 2);
+  }
+  bpf_skb_store_bytes(skb, p->l4, &type, sizeof(type), 0);
+  return send_back(skb, p->l3);
+}
+
 #endif

@@ -152,6 +152,41 @@ TEST_P(ByFamily, ShortDatagramIsRefused) {
   EXPECT_EQ(read(verdict.frame).quoted_destination, vip());
 }
 
+TEST_P(ByFamily, PingsAreAnswered) {
+  programs.add({.address = vip()});
+  for (const std::size_t payload : {0U, 1U, 56U, 1400U}) {
+    const Bytes request = build_echo(f.client, f.virtual_server, payload);
+    const Verdict verdict = programs.in(request);
+    ASSERT_EQ(verdict.action, kRedirect);
+    ASSERT_EQ(verdict.frame.size(), request.size());
+    const Read answer = read(verdict.frame);
+    const Read asked = read(request);
+    EXPECT_EQ(answer.text(), f.virtual_server + " > " + f.client);
+    EXPECT_EQ(answer.icmp_type, f.name == "v4" ? 0 : 129);
+    EXPECT_EQ(answer.icmp_code, 0);
+    EXPECT_EQ(answer.icmp_rest, asked.icmp_rest);
+    EXPECT_EQ(answer.ttl, 64);
+    EXPECT_EQ(answer.destination_mac, asked.source_mac);
+    EXPECT_EQ(answer.source_mac, asked.destination_mac);
+    const auto tail = static_cast<std::ptrdiff_t>(payload);
+    EXPECT_TRUE(std::equal(request.end() - tail, request.end(), verdict.frame.end() - tail));
+  }
+}
+
+TEST_P(ByFamily, PingsToOthersPass) {
+  programs.add({.address = f.at(f.node, 30080), .servers = {{server()}}, .on_node = true});
+  programs.add({.address = vip()});
+  for (const std::string& address : {f.node, f.server}) {
+    const Bytes request = build_echo(f.client, address, 56);
+    const Verdict verdict = programs.in(request);
+    EXPECT_EQ(verdict.action, kPass);
+    EXPECT_EQ(verdict.frame, request);
+  }
+  const Bytes leaving = build_echo(f.client, f.virtual_server, 56);
+  EXPECT_EQ(programs.out(leaving).action, kPass);
+  EXPECT_EQ(programs.in(programs.in(leaving).frame).action, kPass) << "an answer to nobody's ping";
+}
+
 TEST_P(ByFamily, StraySegmentIsReset) {
   programs.add({.address = vip(), .servers = {{server()}}});
   Packet segment{client(), vip()};

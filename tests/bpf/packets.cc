@@ -282,6 +282,15 @@ Bytes build_error(const std::string& source, const std::string& destination, std
   return build_icmp(source, destination, std::move(message));
 }
 
+Bytes build_echo(const std::string& source, const std::string& destination, std::size_t payload) {
+  const bool v6 = parse_end(source).address.size() == 16;
+  Bytes message = {v6 ? std::uint8_t{128} : std::uint8_t{8}, 0, 0, 0, 0x12, 0x34, 0, 7};
+  for (std::size_t i = 0; i < payload; ++i) {
+    message.push_back(static_cast<std::uint8_t>(i));
+  }
+  return build_icmp(source, destination, std::move(message));
+}
+
 Read read(std::span<const std::uint8_t> frame) {
   Read out;
   require(frame.size() > kEthernet, "too short for Ethernet");
@@ -301,6 +310,9 @@ Read read(std::span<const std::uint8_t> frame) {
     out.icmp_type = transport[0];
     out.icmp_code = transport[1];
     out.icmp_rest = get32(transport, 4);
+    if (out.icmp_type == 0 || out.icmp_type == 8 || out.icmp_type >= 128) {
+      return out;  // quotes nothing
+    }
     const Network quoted = read_network(frame, network.transport + 8, false);
     out.quoted_source = end_text(quoted.source, get16(frame, quoted.transport));
     out.quoted_destination = end_text(quoted.destination, get16(frame, quoted.transport + 2));

@@ -45,6 +45,9 @@ struct Packet {
 [[nodiscard]] Bytes build_error(const std::string& source, const std::string& destination,
                                 std::uint8_t type, std::uint8_t code, const Bytes& about,
                                 std::uint32_t rest = 1280);
+/// A ping, with so many bytes.
+[[nodiscard]] Bytes build_echo(const std::string& source, const std::string& destination,
+                               std::size_t payload);
 
 /// What a frame holds. Throws std::runtime_error with the reason if any length or checksum in it is
 /// wrong.

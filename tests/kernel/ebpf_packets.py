@@ -138,6 +138,29 @@ def test_port_of_a_service_address_that_nobody_serves_refuses(lab):
 
 
 @each_family
+def test_pings_are_answered(lab):
+    """For every service address, with endpoints or without; and by the node for its own."""
+    external = lab.family.external(7)
+    port = Port(80, WEB_PORT, name="web", node_port=30080)
+    web = lab.service("web", ports=(port,), external_ips=[external]).publish(lab.pods)
+    empty = lab.service("empty").publish([])
+    daemon = lab.fairlead()
+    daemon.serving(web, empty)
+    eventually(lambda: lab.table.virtual_server(external, 80))
+    for host in lab.client, lab.pods[0].host:
+        for address in (web.address, external, empty.address, lab.family.node):
+            probes.ping(host, address)
+            probes.ping(host, address, b"y" * 1400)
+    empty.delete()
+    daemon.eventually(lambda: empty.address not in lab.table.addresses())
+    try:
+        probes.ping(lab.client, empty.address, timeout=1)
+    except OSError:
+        return
+    raise AssertionError("a ping to an address that no service has was answered")
+
+
+@each_family
 def test_ports_of_the_node_that_are_no_service_stay_its_own(lab):
     lab.servers.listen(lab.node, 7000)
     lab.servers.listen(lab.node, 7000, "UDP")

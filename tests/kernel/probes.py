@@ -173,6 +173,29 @@ def path_mtu(host, address, port):
         return mtu()
 
 
+# ---- pings --------------------------------------------------------------------------------------
+
+
+def ping(host, address, payload=b"x" * 56, timeout=5):
+    """One ping, which must be answered by `address` with the same bytes."""
+    v6 = ":" in address
+    host.sysctl(ipv4__ping_group_range="0 0")  # of both families
+    with host:
+        client = socket.socket(
+            socket.AF_INET6 if v6 else socket.AF_INET,
+            socket.SOCK_DGRAM,
+            socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP,
+        )
+    with client:
+        client.settimeout(timeout)
+        client.connect((address, 0))
+        # The kernel fills in checksum and identifier.
+        client.send(struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, 0, 7) + payload)
+        answer = client.recv(65536)
+        assert answer[0] == (129 if v6 else 0) and answer[8:] == payload, answer
+        assert struct.unpack_from("!H", answer, 6) == (7,), answer
+
+
 # ---- SCTP, where the kernel has none ------------------------------------------------------------
 
 
