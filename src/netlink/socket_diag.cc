@@ -5,16 +5,20 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <fcntl.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <optional>
+#include <sched.h>
 #include <string>
 #include <sys/socket.h>
+#include <thread>
 #include <utility>
 
+#include "base/unique_fd.h"
 #include "netlink/socket.h"
 
 namespace fairlead::netlink {
@@ -149,6 +153,21 @@ Result<std::unique_ptr<SocketDiag>> make_socket_diag() {
     return fail(std::move(socket.error()).in("sock_diag"));
   }
   return std::make_unique<KernelSocketDiag>(std::move(*socket));
+}
+
+Result<std::unique_ptr<SocketDiag>> make_socket_diag_in(const std::string& namespace_file) {
+  const UniqueFd there(::open(namespace_file.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!there) {
+    return fail(Error::from_errno(errno, "open " + namespace_file));
+  }
+  Result<std::unique_ptr<SocketDiag>> made;
+  // A thread that ends there cannot fail to come back.
+  std::thread([&] {
+    made = ::setns(there.get(), CLONE_NEWNET) == 0
+               ? make_socket_diag()
+               : fail(Error::from_errno(errno, "enter " + namespace_file));
+  }).join();
+  return made;
 }
 
 }  // namespace fairlead::netlink

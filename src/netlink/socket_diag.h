@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/result.h"
@@ -38,5 +39,8 @@ class SocketDiag {
   [[nodiscard]] virtual std::vector<Status> destroy(std::span<const UdpSocket> sockets) = 0;
 };
 [[nodiscard]] Result<std::unique_ptr<SocketDiag>> make_socket_diag();
+/// In the network namespace that the file names. Takes CAP_SYS_ADMIN there and here.
+[[nodiscard]] Result<std::unique_ptr<SocketDiag>> make_socket_diag_in(
+    const std::string& namespace_file);
 
 }  // namespace fairlead::netlink

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "netlink/generic.h"
+#include "netlink/socket_diag.h"
 
 namespace fairlead::netlink {
 namespace {
@@ -265,6 +266,16 @@ TEST(Socket, JoinsGroupsAndReadsWithoutWaiting) {
   EXPECT_TRUE(socket->join(RTNLGRP_LINK));
   EXPECT_TRUE(socket->receive_pending([](const Message&) {}));
   EXPECT_FALSE(socket->join(100000));
+}
+
+TEST(SocketDiag, NoSuchNamespace) {
+  const auto gone = make_socket_diag_in("/nosuch/netns");
+  ASSERT_FALSE(gone);
+  EXPECT_EQ(gone.error().kind(), ErrorKind::kNotFound);
+  EXPECT_EQ(gone.error().text(), "open /nosuch/netns: No such file or directory (ENOENT)");
+  const auto no_namespace = make_socket_diag_in("/dev/null");
+  ASSERT_FALSE(no_namespace);
+  EXPECT_EQ(no_namespace.error().errno_value(), EINVAL) << no_namespace.error().text();
 }
 
 }  // namespace

@@ -129,6 +129,9 @@ dataplane::ebpf::HostConfig ebpf_host_config(const config::Config& config,
   if (config.ebpf_sockets != config::SocketScope::kOff) {
     host.cgroup = config.ebpf_cgroup.empty() ? cgroup_mount : config.ebpf_cgroup;
   }
+  if (config.ebpf_sockets == config::SocketScope::kAll) {
+    host.namespaces = "/run/netns";  // where containerd and CRI-O name those of pods
+  }
   return host;
 }
 

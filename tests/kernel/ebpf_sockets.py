@@ -80,8 +80,8 @@ def test_unconnected_socket_leaves_a_removed_endpoint(lab):
         eventually(lambda: exchange(client, web.address, 53)[0] != gone, timeout=5)
 
 
-def connected(lab, address, port, af=None):
-    client = new_socket(lab.node, af or lab.family.af, socket.SOCK_DGRAM)
+def connected(lab, address, port, af=None, host=None):
+    client = new_socket(host or lab.node, af or lab.family.af, socket.SOCK_DGRAM)
     client.thing.connect((address, port))
     return client
 
@@ -201,6 +201,24 @@ def test_all_sockets_below_the_cgroup(lab):
     # A pod that is led to itself needs no hairpin.
     own = [ask(lab.pods[0].host, web.address, 80) for _ in lab.pods]
     assert {a.peer for a in own if a.server == "pod1"} == {lab.pods[0].address(lab.family)}, own
+
+
+@each_family
+def test_connected_udp_sockets_of_pods_are_told_of_a_removed_endpoint(lab):
+    """Of pods whose network namespace has a name below /run/netns."""
+    pod1, pod2, pod3 = lab.pods
+    web = lab.service("web", ports=PORTS).publish([pod1])
+    daemon = lab.fairlead("--ebpf-sockets", "all")
+    daemon.serving(web)
+    by_service = connected(lab, web.address, 53, host=pod3.host)
+    direct = connected(lab, pod1.address(lab.family), DNS_PORT, host=pod3.host)
+    with by_service as stale, direct as own:
+        assert [name_of(s) for s in (stale, own)] == ["pod1", "pod1"]
+        web.publish([pod2])
+        daemon.serving(web)
+        eventually(lambda: is_closed(stale))
+        stale.connect((web.address, 53))
+        assert [name_of(s) for s in (stale, own)] == ["pod2", "pod1"]
 
 
 @each_family

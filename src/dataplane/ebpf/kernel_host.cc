@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dataplane/ebpf/kernel_host.h"
 
+#include <filesystem>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "base/log.h"
@@ -104,19 +106,11 @@ class KernelHost final : public Host {
       }
       diag_ = std::move(*diag);
     }
-    auto sockets = diag_->connected_udp();
-    if (!sockets) {
-      return fail(std::move(sockets.error()));
+    auto closed = close_stale(*diag_, servers, is_stale);
+    if (closed && !config_.namespaces.empty()) {
+      *closed += close_elsewhere(servers, is_stale);
     }
-    std::erase_if(*sockets, [&](const netlink::UdpSocket& socket) {
-      return !servers.contains(socket.remote.address) || !is_stale(socket.cookie, socket.remote);
-    });
-    for (Status& status : diag_->destroy(*sockets)) {
-      if (!status) {
-        return fail(std::move(status.error()));
-      }
-    }
-    return sockets->size();
+    return closed;
   }
 
   void set_on_change(std::function<void(TimePoint)> on_change) override {
@@ -129,6 +123,50 @@ class KernelHost final : public Host {
   }
 
  private:
+  static Result<std::size_t> close_stale(netlink::SocketDiag& diag,
+                                         const std::set<net::IpAddress>& servers,
+                                         const IsStale& is_stale) {
+    auto sockets = diag.connected_udp();
+    if (!sockets) {
+      return fail(std::move(sockets.error()));
+    }
+    std::erase_if(*sockets, [&](const netlink::UdpSocket& socket) {
+      return !servers.contains(socket.remote.address) || !is_stale(socket.cookie, socket.remote);
+    });
+    for (Status& status : diag.destroy(*sockets)) {
+      if (!status) {
+        return fail(std::move(status.error()));
+      }
+    }
+    return sockets->size();
+  }
+
+  /// In all namespaces that have a name. What fails there is told once and not tried again: names
+  /// of namespaces that are gone stay about, and a pod can end at any time.
+  std::size_t close_elsewhere(const std::set<net::IpAddress>& servers, const IsStale& is_stale) {
+    std::size_t count = 0;
+    std::error_code error;
+    Status failure;
+    for (std::filesystem::directory_iterator file(config_.namespaces, error), end;
+         !error && file != end; file.increment(error)) {
+      auto diag = netlink::make_socket_diag_in(file->path());
+      auto closed = diag ? close_stale(**diag, servers, is_stale) : fail(std::move(diag.error()));
+      if (closed) {
+        count += *closed;
+      } else {
+        failure = fail(std::move(closed.error()));
+      }
+    }
+    if (error) {
+      failure = fail(Error::from_errno(error.value(), "list " + config_.namespaces));
+    }
+    if (!failure && !std::exchange(told_of_pods_, true)) {
+      log::warn("connected UDP sockets of some pods go on sending to servers that left",
+                {{"error", failure.error().text()}});
+    }
+    return count;
+  }
+
   event::Loop& loop_;
   HostConfig config_;
   UniqueFd lock_;
@@ -137,6 +175,7 @@ class KernelHost final : public Host {
   std::unique_ptr<netlink::Route> route_;
   std::unique_ptr<netlink::AddressMonitor> monitor_;
   std::unique_ptr<netlink::SocketDiag> diag_;  // from its first use on
+  bool told_of_pods_ = false;
   std::unique_ptr<event::FdWatch> watch_;
   std::set<std::uint32_t> attached_;
 };

@@ -18,6 +18,9 @@ struct HostConfig {
   bpf::DeviceChoice devices;
   /// cgroup2 directory whose sockets are translated; empty: none.
   std::string cgroup;
+  /// Where files name the network namespaces of others whose sockets are translated, too; empty:
+  /// nobody's are.
+  std::string namespaces;
 };
 
 /// The devices and sockets of the calling thread's network namespace. Closing it leaves everything
