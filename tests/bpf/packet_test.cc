@@ -651,6 +651,7 @@ void damage_at_random(bpf::fl_forwarding forwarding, bpf::fl_tunnel tunnel, bool
                                  .tunnel = tunnel}},
                     .masquerade = p == IPPROTO_UDP,
                     .one_packet = p == IPPROTO_UDP && tunnel == bpf::FL_GRE});
+      Bytes sent_on;
       for (int round = 0; round < 3000; ++round) {
         // Both ways, so that there are answered connections, too.
         const std::string client = f->at(f->client, 1 + static_cast<int>(random() % 50));
@@ -660,9 +661,15 @@ void damage_at_random(bpf::fl_forwarding forwarding, bpf::fl_tunnel tunnel, bool
                       .protocol = static_cast<std::uint8_t>(p),
                       .payload = random() % 40};
         packet.tcp_flags = static_cast<std::uint8_t>(random() % 32);
-        Bytes bytes = random() % 4 == 0
-                          ? build_error(f->router, f->virtual_server, 3, 4, build(packet))
-                          : build(packet);
+        Bytes bytes = build(packet);
+        if (random() % 4 == 0) {
+          bytes = build_error(f->router, f->virtual_server, 3, 4, bytes);
+        } else if (!sent_on.empty() && random() % 4 == 0) {
+          bytes = f == &kV4 ? build_error(f->router, f->node, 3, 4, sent_on)
+                            : build_error(f->router, f->node, 2, 0, sent_on);
+        } else if (random() % 8 == 0) {
+          bytes = build_echo(f->client, f->virtual_server, random() % 40);
+        }
         for (std::uint32_t hits = random() % 4; hits > 0; --hits) {
           // Behind the addresses, so that the damage gets past the first look.
           bytes[14 + random() % (bytes.size() - 14)] = static_cast<std::uint8_t>(random());
@@ -670,7 +677,11 @@ void damage_at_random(bpf::fl_forwarding forwarding, bpf::fl_tunnel tunnel, bool
         if (random() % 4 == 0) {
           bytes.resize(std::max<std::size_t>(54, random() % bytes.size()));
         }
-        EXPECT_THAT(programs.in(bytes).action, AnyOf(Eq(kPass), Eq(kShot), Eq(kRedirect)));
+        const Verdict verdict = programs.in(bytes);
+        EXPECT_THAT(verdict.action, AnyOf(Eq(kPass), Eq(kShot), Eq(kRedirect)));
+        if (verdict.action == kRedirect) {
+          sent_on = verdict.frame;
+        }
         EXPECT_THAT(programs.out(bytes).action, AnyOf(Eq(kPass), Eq(kShot)));
       }
     }
