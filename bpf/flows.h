@@ -89,7 +89,7 @@ static __always_inline void count_connection(struct fl_rs_counts* counts, __u32 
 /* The upper threshold shuts a server out until it has come below the lower one (or 3/4 of the
  * upper, where there is none). */
 static __always_inline void mind_thresholds(struct fl_rs* server, struct fl_rs_counts* counts) {
-  __u32 all = counts->active + counts->inactive;
+  __u64 all = (__u64)counts->active + counts->inactive;
   if (server->upper == 0) {
     if (counts->overloaded) {
       counts->overloaded = 0;
@@ -97,7 +97,7 @@ static __always_inline void mind_thresholds(struct fl_rs* server, struct fl_rs_c
   } else if (all >= server->upper) {
     counts->overloaded = 1;
   } else if (counts->overloaded &&
-             (server->lower ? all < server->lower : all * 4 < server->upper * 3)) {
+             (server->lower ? all < server->lower : all * 4 < (__u64)server->upper * 3)) {
     counts->overloaded = 0;
   }
 }
@@ -560,6 +560,7 @@ GLOBAL int promote_connection(void) {
   struct fl_flow* found;
   struct fl_flow flow;
   struct fl_tuple other;
+  struct fl_rs* server;
   struct fl_rs_counts* counts;
   if (!p) {
     return -1;
@@ -591,9 +592,11 @@ GLOBAL int promote_connection(void) {
   if (promote_flow(forward)) {
     return -1;
   }
+  server = rs_at(flow.rs);
   counts = rs_counts_at(flow.rs);
-  if (counts) {
+  if (server && counts) {
     count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
+    mind_thresholds(server, counts);
   }
   if (is_half_open(forward->protocol, flow.state)) {
     count_half_open(1);

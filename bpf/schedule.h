@@ -9,8 +9,9 @@
 
 #include "packet.h"
 
-/* How many servers at their threshold a turn skips before it gives up. */
-#define FL_MAX_SKIPS 64
+/* So many slots of servers at their threshold a turn skips before it gives up: all that a wrr
+ * sequence has. */
+#define FL_MAX_SKIPS 4096
 
 /* What is asked of the scheduler. */
 struct choice {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bpf/flows.h"
 
+#include <atomic>
 #include <netinet/in.h>
 
 namespace fairlead::bpf {
@@ -34,6 +35,19 @@ std::uint32_t timeout_of(const fl_config& config, std::uint8_t protocol, std::ui
 
 bool is_silent(std::uint32_t now, std::uint32_t seen, std::uint32_t limit) {
   return static_cast<std::int32_t>(now - seen) > static_cast<std::int32_t>(limit);
+}
+
+void mind_thresholds(const fl_rs& server, fl_rs_counts& counts) {
+  const std::uint64_t all = std::uint64_t{std::atomic_ref(counts.active).load()} +
+                            std::atomic_ref(counts.inactive).load();
+  if (server.upper == 0) {
+    return;
+  }
+  if (all >= server.upper) {
+    std::atomic_ref(counts.overloaded).store(1);
+  } else if (server.lower != 0 ? all < server.lower : all * 4 < std::uint64_t{server.upper} * 3) {
+    std::atomic_ref(counts.overloaded).store(0);
+  }
 }
 
 }  // namespace fairlead::bpf

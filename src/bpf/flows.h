@@ -22,4 +22,7 @@ namespace fairlead::bpf {
 /// `now` was taken.
 [[nodiscard]] bool is_silent(std::uint32_t now, std::uint32_t seen, std::uint32_t limit);
 
+/// For whoever changes a server's counts besides the programs.
+void mind_thresholds(const fl_rs& server, fl_rs_counts& counts);
+
 }  // namespace fairlead::bpf

@@ -163,6 +163,7 @@ void MemoryTables::end(const fl_tuple& key, const fl_flow& flow) {
   if (is_counted) {
     fl_rs_counts& counts = rs_counts_.at(flow.rs);
     --((flow.flags & FL_FLOW_INACTIVE) != 0 ? counts.inactive : counts.active);
+    mind_thresholds(rs_.at(flow.rs), counts);
   }
   if (const auto reply = flows_.find(bytes(key_of_reply(key, flow))); reply != flows_.end()) {
     if (is_counted) {

@@ -43,7 +43,7 @@ class MemoryTables final : public Tables {
   Status read_flows(Cursor& cursor, std::size_t most, std::vector<FlowEntry>& out) override;
   Result<fl_flow> find_flow(const fl_tuple& key) override;
   Status erase_flows(std::span<const fl_tuple> keys) override;
-  /// As bpf/sweep.h, but for the counts of packets at thresholds.
+  /// As bpf/sweep.h.
   Result<std::vector<bool>> end_connections(std::span<const fl_tuple> keys,
                                             std::uint32_t now) override;
   Status read_clients(Cursor& cursor, std::size_t most, std::vector<ClientEntry>& out) override;

@@ -136,8 +136,10 @@ class Client {
   [[nodiscard]] virtual Status set_timeouts(const Timeouts& timeouts) = 0;
 
   /// The whole table, every virtual server with its real servers in the kernel's order. Connection
-  /// thresholds may be missing (0) here, see netlink_client.h; `get` tells them.
+  /// thresholds may be missing (0) here, see netlink_client.h; the other two tell them.
   [[nodiscard]] virtual Result<std::vector<ObservedVirtualServer>> dump() = 0;
+  /// The same with everything, at several system calls per virtual server.
+  [[nodiscard]] virtual Result<std::vector<ObservedVirtualServer>> dump_exactly() = 0;
   /// One virtual server; nullopt if the kernel has none such.
   [[nodiscard]] virtual Result<std::optional<ObservedVirtualServer>> get(const ServiceId& id) = 0;
 

@@ -241,6 +241,10 @@ TEST_P(ClientContract, KeepsThresholds) {
   ASSERT_EQ(dumped().size(), 1U);
   EXPECT_EQ(values(dumped()[0]),
             (std::vector{without_thresholds(upper_only), without_thresholds(limited)}));
+  const auto exact = client_->dump_exactly();
+  ASSERT_TRUE(exact) << exact.error().text();
+  ASSERT_EQ(exact->size(), 1U);
+  EXPECT_EQ(values(exact->front()), (std::vector{upper_only, limited}));
   limited.upper_threshold = 0;
   limited.lower_threshold = 0;
   must(SetRealServer{id(), limited});

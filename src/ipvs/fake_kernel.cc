@@ -242,6 +242,12 @@ Result<std::vector<ObservedVirtualServer>> FakeKernel::dump() {
   });
 }
 
+Result<std::vector<ObservedVirtualServer>> FakeKernel::dump_exactly() {
+  count("dump_exactly");
+  return with_faults("dump_exactly", "",
+                     [&]() -> Result<std::vector<ObservedVirtualServer>> { return table(); });
+}
+
 Result<std::optional<ObservedVirtualServer>> FakeKernel::get(const ServiceId& id) {
   count("get");
   return with_faults("get", id.text(), [&]() -> Result<std::optional<ObservedVirtualServer>> {

@@ -18,8 +18,9 @@
 namespace fairlead::ipvs {
 
 /// Faults and counters come from FakeBase. Names of calls: "info", "timeouts", "set_timeouts",
-/// "dump", "get", "apply", and "apply.op" for each op; the object is the text of the id or op. A
-/// fault on "apply" fails every op of that call (kBefore: none is done; kAfter: all are).
+/// "dump", "dump_exactly", "get", "apply", and "apply.op" for each op; the object is the text of
+/// the id or op. A fault on "apply" fails every op of that call (kBefore: none is done; kAfter: all
+/// are).
 class FakeKernel final : public Client, public netlink::FakeBase {
  public:
   /// Knows the schedulers of a full kernel.
@@ -50,6 +51,7 @@ class FakeKernel final : public Client, public netlink::FakeBase {
   [[nodiscard]] Result<Timeouts> timeouts() override;
   [[nodiscard]] Status set_timeouts(const Timeouts& timeouts) override;
   [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump() override;
+  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump_exactly() override;
   [[nodiscard]] Result<std::optional<ObservedVirtualServer>> get(const ServiceId& id) override;
   [[nodiscard]] std::vector<Status> apply(std::span<const Op> ops) override;
 

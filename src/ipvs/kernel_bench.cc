@@ -163,7 +163,7 @@ int run(int argc, char** argv) {
   {
     const auto client = open();
     report("dump by netlink alone", {time_of([&] {
-             const auto all = client->dump_by_netlink();
+             const auto all = client->dump_exactly();
              if (!all || all->size() != servers) {
                die("dump is not whole");
              }

@@ -175,7 +175,7 @@ TEST(Kernel, DumpAgreesWithIpvsadm) {
   const auto all = client->dump();
   ASSERT_TRUE(all) << all.error().text();
   EXPECT_EQ(as_ipvsadm(*all), sorted_lines(output_of("ipvsadm -S -n")));
-  const auto exact = client->dump_by_netlink();
+  const auto exact = client->dump_exactly();
   ASSERT_TRUE(exact);
   EXPECT_EQ(as_ipvsadm(*all), as_ipvsadm(*exact));
 }

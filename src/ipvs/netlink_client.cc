@@ -245,7 +245,7 @@ Result<std::vector<ObservedVirtualServer>> NetlinkClient::dump() {
   }
 }
 
-Result<std::vector<ObservedVirtualServer>> NetlinkClient::dump_by_netlink() {
+Result<std::vector<ObservedVirtualServer>> NetlinkClient::dump_exactly() {
   Result<std::vector<ObservedVirtualServer>> servers = virtual_servers();
   if (!servers) {
     return servers;

@@ -11,7 +11,7 @@
 // /proc/net/ip_vs: by netlink it would be one dump, several system calls, per virtual server. What
 // the text has: address, port, method, weight, active and inactive connections, in the kernel's
 // order, IPv6 in brackets. What it lacks:
-//   - thresholds: 0 in what dump() gives; get() tells them;
+//   - thresholds: 0 in what dump() gives; dump_exactly() and get() tell them;
 //   - the family of a virtual server by firewall mark: its real servers come by netlink;
 //   - protocols other than TCP, UDP, SCTP print as other words; both sources skip them.
 // Where several network namespaces have tables, /proc loses entries even without any change: going
@@ -48,11 +48,10 @@ class NetlinkClient final : public Client {
   [[nodiscard]] Result<Timeouts> timeouts() override;
   [[nodiscard]] Status set_timeouts(const Timeouts& timeouts) override;
   [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump() override;
+  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump_exactly()
+      override;  // netlink alone
   [[nodiscard]] Result<std::optional<ObservedVirtualServer>> get(const ServiceId& id) override;
   [[nodiscard]] std::vector<Status> apply(std::span<const Op> ops) override;
-
-  /// As dump(), by netlink alone: exact thresholds, at one dump per virtual server.
-  [[nodiscard]] Result<std::vector<ObservedVirtualServer>> dump_by_netlink();
 
  private:
   using RealServers = std::unordered_map<ServiceId, std::vector<ObservedRealServer>>;

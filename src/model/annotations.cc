@@ -13,6 +13,7 @@ namespace {
 constexpr std::uint32_t kSched1 = 0x8;
 constexpr std::uint32_t kSched2 = 0x10;
 constexpr std::uint32_t kSched3 = 0x20;
+constexpr std::uint64_t kMaxThreshold = 0x7fffffff;  // the kernel's
 constexpr std::chrono::seconds kMaxDrain = std::chrono::hours(24 * 30);
 
 constexpr std::array<std::string_view, 14> kSchedulers = {
@@ -129,6 +130,24 @@ Result<ForwardingMethod> parse_forwarding(std::string_view text) {
                   "gue:PORT with a UDP port from 1 to 65535");
 }
 
+Result<Thresholds> parse_thresholds(std::string_view text) {
+  const std::size_t colon = text.find(':');
+  const auto upper = parse_number(trim(text.substr(0, colon)), kMaxThreshold);
+  if (upper && colon == std::string_view::npos) {
+    return Thresholds{static_cast<std::uint32_t>(*upper), 0};
+  }
+  const auto lower = colon == std::string_view::npos
+                         ? std::nullopt
+                         : parse_number(trim(text.substr(colon + 1)), kMaxThreshold);
+  if (upper && lower && *lower > 0 && *lower <= *upper) {
+    return Thresholds{static_cast<std::uint32_t>(*upper), static_cast<std::uint32_t>(*lower)};
+  }
+  return fail(ErrorKind::kInvalidInput,
+              quoted(text) +
+                  " is neither UPPER nor UPPER:LOWER with LOWER from 1 to UPPER and UPPER "
+                  "up to 2147483647");
+}
+
 Result<Weights> Weights::parse(std::string_view text) {
   Weights weights;
   for (const std::string_view piece : split(text, ',')) {
@@ -218,6 +237,14 @@ ServiceSettings read_annotations(const api::Service& service, const Scheduler& d
       settings.weights = *std::move(weights);
     } else {
       problem(found.field, weights.error().text() + "; every weight is 1 until then");
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/connection-thresholds"});
+      found.value != nullptr) {
+    if (const auto thresholds = parse_thresholds(trim(*found.value))) {
+      settings.thresholds = *thresholds;
+    } else {
+      problem(found.field, thresholds.error().text() + "; there are none until then");
     }
   }
   if (const Found found = first_of(annotations, {"fairlead.io/forwarding"});

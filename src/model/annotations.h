@@ -15,6 +15,11 @@
 //                                endpoints (node ports: always by NAT). All but nat and fullnat
 //                                leave the port as it is, so port and targetPort must be equal.
 //   fairlead.io/one-packet       true or false: schedule each packet by itself (UDP ports only)
+//   fairlead.io/connection-thresholds
+//                                UPPER or UPPER:LOWER, how many connections each endpoint may have
+//                                by each of the service's addresses: at UPPER it gets no new ones
+//                                until it has fewer than LOWER (without: than 3/4 of UPPER); 0:
+//                                none
 //   kube-router.io/service.scheduler, kube-router.io/service.schedflags
 //                                as the first two, where those are absent
 //
@@ -49,6 +54,9 @@ namespace fairlead::model {
 /// `nat`, `fullnat`, `direct`, `ipip`, `gue:6080`, `gre`.
 [[nodiscard]] Result<ForwardingMethod> parse_forwarding(std::string_view text);
 
+/// `100`, `100:80`, `0`.
+[[nodiscard]] Result<Thresholds> parse_thresholds(std::string_view text);
+
 class Weights {
  public:
   static constexpr std::uint32_t kMax = 65535;
@@ -66,6 +74,7 @@ class Weights {
 struct ServiceSettings {
   Scheduler scheduler;
   Weights weights;
+  Thresholds thresholds;
   ForwardingMethod forwarding;
   std::optional<std::chrono::seconds> drain_timeout;
   bool one_packet = false;

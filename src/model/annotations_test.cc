@@ -73,6 +73,28 @@ TEST(Weights, Refused) {
   }
 }
 
+TEST(Thresholds, UpperAndLower) {
+  struct Case {
+    std::string text;
+    Thresholds want;
+    std::string printed;
+  };
+  for (const Case& c : std::vector<Case>{{"100", {100, 0}, "100"},
+                                         {"100:80", {100, 80}, "100:80"},
+                                         {" 5 : 5 ", {5, 5}, "5:5"},
+                                         {"0", {0, 0}, "0"},
+                                         {"2147483647", {2147483647, 0}, "2147483647"}}) {
+    const auto thresholds = parse_thresholds(c.text);
+    ASSERT_TRUE(thresholds) << c.text;
+    EXPECT_EQ(*thresholds, c.want) << c.text;
+    EXPECT_EQ(thresholds->text(), c.printed);
+  }
+  for (const char* bad :
+       {"", "many", "-1", "2147483648", "5:", ":5", "5:0", "5:6", "0:0", "0:1", "5:4:3"}) {
+    EXPECT_FALSE(parse_thresholds(bad)) << bad;
+  }
+}
+
 TEST(Annotations, OursBeforeKubeRouters) {
   std::vector<Problem> problems;
   const auto read = [&](const api::Service& object) {
@@ -120,6 +142,7 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
             "there are nat, fullnat, direct, ipip, gre and gue:PORT"},
            {"fairlead.io/forwarding", "gue", "\"gue\" is not a forwarding method"},
            {"fairlead.io/forwarding", "gue:0", "from 1 to 65535"},
+           {"fairlead.io/connection-thresholds", "80:100", "with LOWER from 1 to UPPER"},
            {"fairlead.io/drain-timeout", "soon", "is not a duration"},
            {"fairlead.io/drain-timeout", "1000h", "is too long"},
            {"fairlead.io/one-packet", "yes", "neither true nor false"},
@@ -136,6 +159,7 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
     EXPECT_EQ(settings.drain_timeout, std::nullopt);
     EXPECT_FALSE(settings.one_packet);
     EXPECT_EQ(settings.forwarding, ForwardingMethod{});
+    EXPECT_EQ(settings.thresholds, Thresholds{});
   }
 }
 

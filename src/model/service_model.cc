@@ -187,6 +187,7 @@ class Builder {
       }
     }
     model.forwarding = forwarding_of(port, model);
+    model.thresholds = settings_.thresholds;
     model.scheduler = settings_.scheduler;
     model.persistence = persistence_;
     model.drain_timeout = settings_.drain_timeout;

@@ -55,6 +55,7 @@ struct ServicePortModel {
   std::optional<std::chrono::seconds> drain_timeout;
   /// Of all addresses but node ports.
   ForwardingMethod forwarding;
+  Thresholds thresholds;  // of each endpoint
   bool one_packet = false;
 };
 

@@ -39,6 +39,10 @@ std::string ForwardingMethod::text() const {
   return "?";
 }
 
+std::string Thresholds::text() const {
+  return std::to_string(upper) + (lower == 0 ? "" : ":" + std::to_string(lower));
+}
+
 std::string Problem::text() const { return object + ": " + field + ": " + what; }
 
 }  // namespace fairlead::model

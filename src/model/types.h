@@ -43,6 +43,17 @@ struct ForwardingMethod {
   friend auto operator<=>(const ForwardingMethod&, const ForwardingMethod&) = default;
 };
 
+/// Of a real server's connections: at `upper` it gets no new ones, until it has fewer than `lower`,
+/// or less than three quarters of `upper` if there is no `lower`. 0: none.
+struct Thresholds {
+  std::uint32_t upper = 0;
+  std::uint32_t lower = 0;  // at most `upper`
+
+  /// As in the annotation: `100`, `100:80`.
+  [[nodiscard]] std::string text() const;
+  friend auto operator<=>(const Thresholds&, const Thresholds&) = default;
+};
+
 /// Something in an object that we cannot honour. Whatever it concerns is left out or takes its
 /// default; the rest of the service goes on.
 struct Problem {

@@ -35,6 +35,7 @@ using model::Forwarding;
 using model::ForwardingMethod;
 using model::Scheduler;
 using model::text;
+using model::Thresholds;
 using model::TunnelType;
 
 struct RealServer {
@@ -43,6 +44,7 @@ struct RealServer {
   ForwardingMethod method;
   bool is_local = false;  // on this node
   std::uint32_t weight = 1;
+  Thresholds thresholds{};
 
   [[nodiscard]] net::SocketAddress socket() const { return {address, port}; }
   friend auto operator<=>(const RealServer&, const RealServer&) = default;

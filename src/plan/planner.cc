@@ -45,7 +45,8 @@ std::vector<RealServer> real_servers(const model::ServicePortModel& port,
                        .port = endpoint.port,
                        .method = method,
                        .is_local = endpoint.is_local,
-                       .weight = endpoint.weight});
+                       .weight = endpoint.weight,
+                       .thresholds = port.thresholds});
   }
   return servers;
 }

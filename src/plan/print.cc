@@ -91,6 +91,9 @@ void append_servers(std::string& out, const std::vector<RealServer>& servers) {
     if (server.method.forwarding != Forwarding::kMasquerade) {
       out += " " + server.method.text();
     }
+    if (server.thresholds.upper != 0) {
+      out += " thresholds " + server.thresholds.text();
+    }
     if (server.is_local) {
       out += " local";
     }
@@ -118,6 +121,8 @@ Json servers_json(const std::vector<RealServer>& servers) {
                        {"port", net::number(server.port)},
                        {"forwarding", server.method.text()},
                        {"weight", server.weight},
+                       {"upperThreshold", server.thresholds.upper},
+                       {"lowerThreshold", server.thresholds.lower},
                        {"local", server.is_local}});
   }
   return out;
@@ -187,6 +192,16 @@ std::string ipvsadm_id(const VirtualServerKey& key) {
       return "--sctp-service " + socket;
   }
   return socket;
+}
+
+/// `ipvsadm -S` leaves them out, yet `ipvsadm -R` takes them.
+void append_thresholds(std::string& out, const Thresholds& thresholds) {
+  if (thresholds.upper != 0) {
+    out.append(" -x ").append(std::to_string(thresholds.upper));
+  }
+  if (thresholds.lower != 0) {
+    out.append(" -y ").append(std::to_string(thresholds.lower));
+  }
 }
 
 /// The forwarding option, and what follows the weight.
@@ -290,7 +305,9 @@ std::string print_ipvsadm(std::span<const VirtualServerPtr> servers) {
     for (const RealServer& real : *main_policy(*server).servers) {
       const auto& [option, tunnel] = ipvsadm_forwarding(real.method);
       out.append("-a ").append(id).append(" -r ").append(real.socket().text()).append(option);
-      out.append(" -w ").append(std::to_string(real.weight)).append(tunnel).append("\n");
+      out.append(" -w ").append(std::to_string(real.weight));
+      append_thresholds(out, real.thresholds);
+      out.append(tunnel).append("\n");
     }
   }
   return out;

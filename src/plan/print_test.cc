@@ -31,7 +31,8 @@ void fill(Rig& rig) {
           .cluster("10.96.0.10")
           .udp("", 53)
           .annotation("fairlead.io/one-packet", "true")
-          .annotation("fairlead.io/weights", "198.51.100.3=0"),
+          .annotation("fairlead.io/weights", "198.51.100.3=0")
+          .annotation("fairlead.io/connection-thresholds", "100:80"),
       slice("shop/dns-4", "dns", {udp("", 53)}, {"198.51.100.3"}),
       service("shop/flags")
           .cluster("10.96.0.2")
@@ -52,7 +53,7 @@ TEST(Print, Ipvsadm) {
 -a -t 192.0.2.1:30080 -r 198.51.100.9:8080 -m -w 1
 -a -t 192.0.2.1:30080 -r 198.51.100.10:8080 -m -w 1
 -A -u 10.96.0.10:53 -s rr -o
--a -u 10.96.0.10:53 -r 198.51.100.3:53 -m -w 0
+-a -u 10.96.0.10:53 -r 198.51.100.3:53 -m -w 0 -x 100 -y 80
 -A --sctp-service 10.96.0.2:9 -s rr -b flag-1,flag-3
 -A -t [2001:db8::1]:80 -s sh -p 10800 -b sh-fallback,sh-port
 -a -t [2001:db8::1]:80 -r [2001:db8::9]:8080 -m -w 1
@@ -72,7 +73,7 @@ TEST(Print, Text) {
   -> 198.51.100.9:8080 weight 1 local
   -> 198.51.100.10:8080 weight 1
 10.96.0.10:53/UDP     cluster-ip  shop/dns       rr                       one-packet, masquerade node
-  -> 198.51.100.3:53 weight 0
+  -> 198.51.100.3:53 weight 0 thresholds 100:80
 10.96.0.2:9/SCTP      cluster-ip  shop/flags     rr(flag-1,flag-3)        masquerade node
 [2001:db8::1]:80/TCP  cluster-ip  shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s, drain 30s, masquerade node
   -> [2001:db8::9]:8080 weight 1
@@ -117,6 +118,8 @@ TEST(Print, Json) {
           "port": 8080,
           "forwarding": "nat",
           "weight": 1,
+          "upperThreshold": 0,
+          "lowerThreshold": 0,
           "local": true
         }
       ]

@@ -35,6 +35,9 @@ ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& e
                            {"port", net::number(real.socket.port)},
                            {"forwarding", real.forwarding},
                            {"weight", real.weight},
+                           {"upper_threshold", real.thresholds.upper},
+                           {"lower_threshold", real.thresholds.lower},
+                           {"overloaded", real.is_overloaded},
                            {"state", real.state},
                            {"active", real.active},
                            {"inactive", real.inactive},
@@ -88,7 +91,12 @@ void print(const Listing& listing) {
     for (const auto& real : server.real_servers) {
       std::cout << "  -> " << real.socket.text() << ' ' << real.forwarding << " weight "
                 << real.weight << ' ' << real.state << " active " << real.active << " inactive "
-                << real.inactive << '\n';
+                << real.inactive;
+      if (real.thresholds.upper != 0) {
+        std::cout << " thresholds " << real.thresholds.text()
+                  << (real.is_overloaded ? " overloaded" : "");
+      }
+      std::cout << '\n';
     }
   }
 }

@@ -366,6 +366,80 @@ TEST_P(ByFamily, PersistentConnectionIsTakenUpAgain) {
   EXPECT_EQ(programs.counts(programs.server_number(service, 0)).connections, 1U);
 }
 
+TEST_P(ByFamily, ThresholdsShutAServerOut) {
+  programs.set_tcp_timeout(bpf::FL_TCP_SYN_RECV, 60);
+  programs.add({.address = vip(),
+                .servers = {{.address = server(), .upper = 2, .lower = 1},
+                            {.address = server2(), .upper = 4}}});
+  const auto connect = [&](int port) {
+    const Verdict verdict = in(client(port), vip());
+    return verdict.action == kPass ? read(verdict.frame).destination : "refused";
+  };
+  const auto end = [&](int port) {
+    programs.age(client(port), vip(), 61);
+    EXPECT_EQ(in(client(port), vip(), kAck).action, kRedirect) << "a stray segment by now";
+  };
+  std::vector<std::string> got;
+  for (int port = 1; port <= 7; ++port) {
+    got.push_back(connect(port));
+  }
+  EXPECT_THAT(got, testing::ElementsAre(server(), server2(), server(), server2(), server2(),
+                                        server2(), "refused"));
+  EXPECT_EQ(programs.event(bpf::FL_EVENT_REFUSED), 1U);
+  end(1);
+  EXPECT_EQ(connect(8), "refused");  // one is not fewer than one
+  end(3);
+  EXPECT_EQ(connect(9), server());
+  EXPECT_EQ(connect(10), server());
+  EXPECT_EQ(connect(11), "refused");
+  end(2);
+  EXPECT_EQ(connect(12), "refused");  // three are not fewer than three quarters of four
+  end(4);
+  EXPECT_EQ(connect(13), server2());
+}
+
+TEST_P(ByFamily, ThresholdsDoNotShutOutBoundClients) {
+  const auto service = programs.add({.address = vip(),
+                                     .servers = {{.address = server(), .upper = 1}, {server2()}},
+                                     .persistence = 60});
+  for (int port = 1; port < 4; ++port) {
+    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
+  }
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).active, 3U);
+  for (int host = 1; host < 4; ++host) {
+    const std::string other = f.at(f.other_client, host);
+    EXPECT_EQ(text(in(other, vip())), other + " > " + server2());
+  }
+}
+
+/// A turn of wrr passes many slots of one server.
+TEST_P(ByFamily, ThresholdOfAHeavyServer) {
+  std::vector<Server> servers(200, {.address = server(), .upper = 1});
+  servers.push_back({server2()});
+  programs.add({.address = vip(), .servers = std::move(servers)});
+  for (int port = 1; port <= 200; ++port) {
+    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
+  }
+  EXPECT_EQ(text(in(client(201), vip())), client(201) + " > " + server2());
+  EXPECT_EQ(text(in(client(202), vip())), client(202) + " > " + server2());
+}
+
+TEST_P(ByFamily, ThresholdsCountWhatComesOutOfAFlood) {
+  programs.set_half_open_limit(1);
+  const auto service =
+      programs.add({.address = vip(), .servers = {{.address = server(), .upper = 4}}});
+  for (int port = 1; port <= 4; ++port) {
+    EXPECT_EQ(in(client(port), vip()).action, kPass);
+  }
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).overloaded, 0U);
+  for (int port = 1; port <= 4; ++port) {
+    out(server(), client(port), kSyn | kAck);
+    EXPECT_EQ(in(client(port), vip(), kAck).action, kPass);
+  }
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).overloaded, 1U);
+  EXPECT_EQ(in(client(5), vip()).action, kRedirect);
+}
+
 TEST_P(ByFamily, LeastConnections) {
   programs.add(
       {.address = vip(), .servers = {{server(), 1}, {server2(), 3}}, .scheduler = bpf::FL_WLC});

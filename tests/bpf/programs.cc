@@ -194,6 +194,8 @@ std::uint32_t Programs::add(const Service& service) {
     real.tunnel_port = bpf::to_abi(net::Port{server.tunnel_port});
     real.is_local = server.is_local ? 1 : 0;
     real.weight = server.weight;
+    real.upper = server.upper;
+    real.lower = server.lower;
     real.generation = 1;
     real.vs = number;
     put("rs", rs, real);

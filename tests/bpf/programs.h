@@ -32,6 +32,7 @@ struct Server {
   bpf::fl_tunnel tunnel = bpf::FL_IPIP;
   std::uint16_t tunnel_port = 6080;
   bool is_local = false;
+  std::uint32_t upper = 0, lower = 0;  // thresholds
 };
 
 /// A virtual server as its slots and entries; a small stand-in for the plane.

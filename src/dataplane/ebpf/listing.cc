@@ -126,6 +126,8 @@ Result<Listing> list_table(bpf::Tables& tables) {
       each.forwarding = name(kForwarding, real.forwarding);
       each.state = name(kServerStates, real.state);
       each.weight = real.state == bpf::FL_RS_UP ? real.weight : 0;
+      each.thresholds = {real.upper, real.lower};
+      each.is_overloaded = counts.overloaded != 0;
       each.active = counts.active;
       each.inactive = counts.inactive;
       each.persistent = counts.persistent;

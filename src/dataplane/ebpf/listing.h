@@ -22,6 +22,8 @@ struct ListedRealServer {
   std::string forwarding;    // nat, direct, tunnel, fullnat
   std::string state;         // up, draining, gone
   std::uint32_t weight = 0;  // 0 for one that leaves
+  plan::Thresholds thresholds;
+  bool is_overloaded = false;  // reached the upper threshold, and is not below the lower one yet
   std::uint32_t active = 0, inactive = 0, persistent = 0;
   Totals totals;
 };

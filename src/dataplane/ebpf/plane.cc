@@ -80,14 +80,16 @@ bpf::fl_tunnel tunnel_of(plan::TunnelType tunnel) {
   return bpf::FL_IPIP;
 }
 
-/// What may change while the server has connections. The method is that of new ones. Returns
-/// whether it was otherwise.
+/// What may change while the server has connections. The method and the thresholds are for new
+/// ones. Returns whether it was otherwise.
 bool describe(bpf::fl_rs& place, const plan::RealServer& server) {
   const bpf::fl_rs before = place;
   place.forwarding = static_cast<std::uint8_t>(forwarding_of(server.method.forwarding));
   place.tunnel = static_cast<std::uint8_t>(tunnel_of(server.method.tunnel));
   place.tunnel_port = bpf::to_abi(server.method.tunnel_port);
   place.is_local = server.is_local ? 1 : 0;
+  place.upper = server.thresholds.upper;
+  place.lower = server.thresholds.lower;
   return std::memcmp(&before, &place, sizeof place) != 0;
 }
 
@@ -227,7 +229,11 @@ Status Plane::place_servers(Entry& entry, TimePoint now) {
     if (server.weight > 0) {
       place.last_weight = server.weight;
     }
+    const std::uint32_t upper = place.upper;
     entry.changed |= describe(place, server);
+    if (place.upper == 0 || place.upper > upper) {
+      store(tables_->rs_counts()[real->number].overloaded, __u32{0});  // as the kernel does
+    }
   }
   for (Real& real : entry.walk) {
     if (std::ranges::none_of(wanted, [&](const plan::RealServer& server) {

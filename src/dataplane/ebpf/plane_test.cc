@@ -318,6 +318,37 @@ TEST_F(PlaneTest, BusyServerDrainsUntilItIsIdle) {
   EXPECT_FALSE(in_filter(bpf::FL_EGRESS, "198.51.100.1"));
 }
 
+TEST_F(PlaneTest, ThresholdsChangeInPlace) {
+  const auto limited = [](std::uint32_t upper, std::uint32_t lower) {
+    auto made = std::make_shared<plan::VirtualServer>(*server("10.96.0.1:80", {"198.51.100.1:80"}));
+    auto reals = *made->classes.front().servers;
+    reals.front().thresholds = {upper, lower};
+    for (plan::ClassPolicy& policy : made->classes) {
+      policy.servers = std::make_shared<const std::vector<plan::RealServer>>(reals);
+    }
+    return made;
+  };
+  start();
+  apply({limited(2, 1)});
+  const std::uint32_t number = number_of("198.51.100.1:80");
+  const auto listed = [&] { return list_table(tables)->virtual_servers.at(0).real_servers.at(0); };
+  EXPECT_EQ(listed().thresholds, (plan::Thresholds{2, 1}));
+  EXPECT_FALSE(listed().is_overloaded);
+
+  tables.rs_counts()[number].overloaded = 1;
+  apply({limited(1, 1)});
+  EXPECT_EQ(listed().thresholds, (plan::Thresholds{1, 1}));
+  EXPECT_TRUE(listed().is_overloaded);
+  apply({limited(3, 1)});
+  EXPECT_FALSE(listed().is_overloaded) << "a higher one lets it in again";
+  tables.rs_counts()[number].overloaded = 1;
+  apply({server("10.96.0.1:80", {"198.51.100.1:80"})});
+  EXPECT_EQ(listed().thresholds, plan::Thresholds{});
+  EXPECT_FALSE(listed().is_overloaded);
+  EXPECT_EQ(number_of("198.51.100.1:80"), number);
+  EXPECT_EQ(plane->summary().operations, 4U);
+}
+
 TEST_F(PlaneTest, OnlyChangesCountAsOperations) {
   const auto operations = [&] { return plane->summary().operations; };
   start();
@@ -754,6 +785,20 @@ TEST_F(SweepTest, ClientsExpire) {
   sweep();
   EXPECT_EQ(tables.client_count(), 0U);
   EXPECT_EQ(tables.rs_counts()[real].persistent, 0U);
+}
+
+TEST_F(SweepTest, EndedConnectionsLetAServerInAgain) {
+  tables.rs()[real].upper = 2;
+  tables.rs()[real].lower = 1;
+  tables.rs_counts()[real].overloaded = 1;
+  connect(1, false, 1000);
+  connect(2, false, 0);
+  sweep();
+  EXPECT_EQ(tables.rs_counts()[real].overloaded, 1U);
+  now += seconds(1000);
+  sweep();
+  EXPECT_EQ(tables.rs_counts()[real].active, 0U);
+  EXPECT_EQ(tables.rs_counts()[real].overloaded, 0U);
 }
 
 TEST_F(SweepTest, WrongCountersArePutRight) {

@@ -195,6 +195,7 @@ void Sweep::correct_counters() {
     if (before != suspicions_.end() && before->second == now) {
       add(counts[number].active, now.counted.active - now.told.active);
       add(counts[number].inactive, now.counted.inactive - now.told.inactive);
+      bpf::mind_thresholds(reals[number], counts[number]);
       ++stats_.drift;
     } else {
       suspicions.emplace(number, now);

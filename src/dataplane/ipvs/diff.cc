@@ -94,9 +94,10 @@ Desired desired(const plan::VirtualServer& server, const std::optional<std::stri
   const auto& servers = *server.policy(plan::ClientClass::kExternal).servers;
   wanted.real_servers.reserve(servers.size());
   for (const plan::RealServer& real : servers) {
-    wanted.real_servers.push_back(
-        {real.address, real.port, method_of(real.method.forwarding), real.weight, 0, 0,
-         static_cast<kernel::TunnelType>(real.method.tunnel), real.method.tunnel_port});
+    wanted.real_servers.push_back({real.address, real.port, method_of(real.method.forwarding),
+                                   real.weight, real.thresholds.upper, real.thresholds.lower,
+                                   static_cast<kernel::TunnelType>(real.method.tunnel),
+                                   real.method.tunnel_port});
   }
   return wanted;
 }

@@ -248,7 +248,8 @@ std::vector<plan::VirtualServerKey> Plane::audit_servers(TimePoint /*now*/) {
         (!present || same(known(*at->second), *entry.known))) {
       continue;
     }
-    // A dump is no snapshot: only what a second, direct look confirms is drift.
+    // A dump is no snapshot, and lacks thresholds: only what a second, direct look confirms is
+    // drift.
     const auto again = kernel_.ipvs->get(id_of(key));
     if (!again || (again->has_value() == entry.known.has_value() &&
                    (!again->has_value() || same(known(**again), *entry.known)))) {

@@ -23,6 +23,7 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 using namespace std::chrono_literals;
 
@@ -65,6 +66,9 @@ struct Bed {
     Result<kernel::Timeouts> timeouts() override { return target.timeouts(); }
     Status set_timeouts(const kernel::Timeouts& t) override { return target.set_timeouts(t); }
     Result<std::vector<kernel::ObservedVirtualServer>> dump() override { return target.dump(); }
+    Result<std::vector<kernel::ObservedVirtualServer>> dump_exactly() override {
+      return target.dump_exactly();
+    }
     Result<std::optional<kernel::ObservedVirtualServer>> get(const kernel::ServiceId& id) override {
       return target.get(id);
     }
@@ -189,6 +193,7 @@ struct Make {
   bool on_node_interface = false;
   std::vector<std::string> hairpin = {};
   std::optional<std::chrono::seconds> drain = std::nullopt;
+  plan::Thresholds thresholds = {};
 };
 
 plan::VirtualServerPtr make(const Make& m) {
@@ -205,6 +210,7 @@ plan::VirtualServerPtr make(const Make& m) {
     plan::RealServer real;
     real.address = socket.address;
     real.port = socket.port;
+    real.thresholds = m.thresholds;
     reals.push_back(real);
   }
   std::ranges::sort(reals);
@@ -629,6 +635,33 @@ TEST(Plane, DriftIsFoundAndMended) {
 
 // Random plans with faults before and after the effect, and kills in between, always end in the
 // state of the last plan.
+TEST(Plane, ThresholdsChangeInPlaceAndSurviveARestart) {
+  Bed bed;
+  ASSERT_TRUE(bed.restart());
+  const auto thresholds = [&] {
+    const kernel::RealServer real = bed.ipvs.table().at(0).real_servers.at(0).server;
+    return std::pair(real.upper_threshold, real.lower_threshold);
+  };
+  bed.apply({{make({})}, {}});
+  bed.ipvs.reset_applied();
+  const plan::Delta limited{{make({.thresholds = {100, 80}})}, {}};
+  bed.apply(limited);
+  EXPECT_EQ(thresholds(), std::pair(100U, 80U));
+  ASSERT_THAT(bed.ipvs.applied(), SizeIs(1));
+  EXPECT_TRUE(std::holds_alternative<kernel::SetRealServer>(bed.ipvs.applied().front()));
+
+  bed.ipvs.reset_applied();
+  bed.advance(2min);  // audits
+  ASSERT_TRUE(bed.restart());
+  bed.apply(limited);
+  EXPECT_THAT(bed.ipvs.applied(), IsEmpty());
+  EXPECT_THAT(bed.plane->summary().drift_repaired, IsEmpty());
+
+  ASSERT_TRUE(bed.restart());
+  bed.apply({{make({})}, {}});
+  EXPECT_EQ(thresholds(), std::pair(0U, 0U)) << "wanted no more when the process came back";
+}
+
 TEST(PlaneProperty, ConvergesThroughFaultsAndRestarts) {
   for (unsigned seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));

@@ -193,7 +193,8 @@ Status Plane::adopt_virtual_servers() {
       taking_over_.insert(rules.family);
     }
   }
-  const auto table = kernel_.ipvs->dump();
+  // Thresholds that an earlier process has set, and nobody wants any more, show nowhere else.
+  const auto table = kernel_.ipvs->dump_exactly();
   if (!table) {
     return fail(table.error().in("read the IPVS table"));
   }
