@@ -148,6 +148,21 @@ Result<Thresholds> parse_thresholds(std::string_view text) {
                   "up to 2147483647");
 }
 
+Result<AffinityPrefix> parse_affinity_prefix(std::string_view text) {
+  const std::size_t comma = text.find(',');
+  const auto ipv4 = parse_number(trim(text.substr(0, comma)), 32);
+  const auto ipv6 = comma == std::string_view::npos
+                        ? std::optional<std::uint64_t>(128)
+                        : parse_number(trim(text.substr(comma + 1)), 128);
+  if (ipv4.value_or(0) == 0 || ipv6.value_or(0) == 0) {
+    return fail(
+        ErrorKind::kInvalidInput,
+        quoted(text) +
+            " is neither IPV4 nor IPV4,IPV6, prefix lengths from 1 to 32 and from 1 to 128");
+  }
+  return AffinityPrefix{static_cast<std::uint8_t>(*ipv4), static_cast<std::uint8_t>(*ipv6)};
+}
+
 Result<Weights> Weights::parse(std::string_view text) {
   Weights weights;
   for (const std::string_view piece : split(text, ',')) {
@@ -253,6 +268,16 @@ ServiceSettings read_annotations(const api::Service& service, const Scheduler& d
       settings.forwarding = *method;
     } else {
       problem(found.field, method.error().text() + "; nat is used until then");
+    }
+  }
+  if (const Found found = first_of(annotations, {"fairlead.io/affinity-prefix"});
+      found.value != nullptr) {
+    if (const auto prefix = parse_affinity_prefix(trim(*found.value)); !prefix) {
+      problem(found.field, prefix.error().text() + "; each address is a client until then");
+    } else if (!service.client_ip_affinity) {
+      problem(found.field, "it is of session affinity, and spec.sessionAffinity is not ClientIP");
+    } else {
+      settings.affinity_prefix = *prefix;
     }
   }
   if (const Found found = first_of(annotations, {"fairlead.io/drain-timeout"});

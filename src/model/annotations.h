@@ -20,6 +20,9 @@
 //                                by each of the service's addresses: at UPPER it gets no new ones
 //                                until it has fewer than LOWER (without: than 3/4 of UPPER); 0:
 //                                none
+//   fairlead.io/affinity-prefix  IPV4 or IPV4,IPV6, lengths from 1 to 32 and to 128: with session
+//                                affinity, clients that share so many leading bits of their
+//                                addresses are one client
 //   kube-router.io/service.scheduler, kube-router.io/service.schedflags
 //                                as the first two, where those are absent
 //
@@ -57,6 +60,15 @@ namespace fairlead::model {
 /// `100`, `100:80`, `0`.
 [[nodiscard]] Result<Thresholds> parse_thresholds(std::string_view text);
 
+/// Lengths, by family.
+struct AffinityPrefix {
+  std::uint8_t ipv4 = 32;
+  std::uint8_t ipv6 = 128;
+  friend bool operator==(const AffinityPrefix&, const AffinityPrefix&) = default;
+};
+/// `24`, `24,64`.
+[[nodiscard]] Result<AffinityPrefix> parse_affinity_prefix(std::string_view text);
+
 class Weights {
  public:
   static constexpr std::uint32_t kMax = 65535;
@@ -76,6 +88,7 @@ struct ServiceSettings {
   Weights weights;
   Thresholds thresholds;
   ForwardingMethod forwarding;
+  AffinityPrefix affinity_prefix;
   std::optional<std::chrono::seconds> drain_timeout;
   bool one_packet = false;
 };

@@ -95,6 +95,19 @@ TEST(Thresholds, UpperAndLower) {
   }
 }
 
+TEST(AffinityPrefix, ByFamily) {
+  const std::vector<std::pair<std::string, AffinityPrefix>> good = {
+      {"24", {24, 128}}, {"24,64", {24, 64}}, {" 32 , 1 ", {32, 1}}};
+  for (const auto& [text, want] : good) {
+    const auto prefix = parse_affinity_prefix(text);
+    ASSERT_TRUE(prefix) << text;
+    EXPECT_EQ(*prefix, want) << text;
+  }
+  for (const char* bad : {"", "0", "33", "24,", ",64", "24,0", "24,129", "/24", "24,64,1"}) {
+    EXPECT_FALSE(parse_affinity_prefix(bad)) << bad;
+  }
+}
+
 TEST(Annotations, OursBeforeKubeRouters) {
   std::vector<Problem> problems;
   const auto read = [&](const api::Service& object) {
@@ -143,6 +156,8 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
            {"fairlead.io/forwarding", "gue", "\"gue\" is not a forwarding method"},
            {"fairlead.io/forwarding", "gue:0", "from 1 to 65535"},
            {"fairlead.io/connection-thresholds", "80:100", "with LOWER from 1 to UPPER"},
+           {"fairlead.io/affinity-prefix", "64", "from 1 to 32"},
+           {"fairlead.io/affinity-prefix", "24", "spec.sessionAffinity is not ClientIP"},
            {"fairlead.io/drain-timeout", "soon", "is not a duration"},
            {"fairlead.io/drain-timeout", "1000h", "is too long"},
            {"fairlead.io/one-packet", "yes", "neither true nor false"},
@@ -160,6 +175,7 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
     EXPECT_FALSE(settings.one_packet);
     EXPECT_EQ(settings.forwarding, ForwardingMethod{});
     EXPECT_EQ(settings.thresholds, Thresholds{});
+    EXPECT_EQ(settings.affinity_prefix, AffinityPrefix{});
   }
 }
 

@@ -190,6 +190,11 @@ class Builder {
     model.thresholds = settings_.thresholds;
     model.scheduler = settings_.scheduler;
     model.persistence = persistence_;
+    const std::uint8_t prefix = family == net::Family::kIpv4 ? settings_.affinity_prefix.ipv4
+                                                             : settings_.affinity_prefix.ipv6;
+    if (prefix != (family == net::Family::kIpv4 ? 32 : 128)) {
+      model.persistence_prefix = prefix;
+    }
     model.drain_timeout = settings_.drain_timeout;
     model.one_packet = settings_.one_packet && port.protocol == net::Protocol::kUdp;
     model_.ports.push_back(std::move(model));

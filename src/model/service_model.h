@@ -52,6 +52,8 @@ struct ServicePortModel {
   std::vector<net::SocketAddress> local;
   Scheduler scheduler;
   std::optional<std::chrono::seconds> persistence;
+  /// With persistence: leading bits by which clients are told apart; unset: all.
+  std::optional<std::uint8_t> persistence_prefix;
   std::optional<std::chrono::seconds> drain_timeout;
   /// Of all addresses but node ports.
   ForwardingMethod forwarding;

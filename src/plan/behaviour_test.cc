@@ -354,6 +354,21 @@ TEST(Behaviour, C16C55AffinityOnEveryVirtualServer) {
   }
 }
 
+TEST(Behaviour, AffinityByNetworkIsAChangeInPlace) {
+  Rig rig;
+  const auto web = [] {
+    return service("ns/web").cluster("10.20.30.41").cluster("2001:db8::1").tcp("", 80).affinity(60);
+  };
+  rig.put(web());
+  EXPECT_THAT(changes(rig.put(web().annotation("fairlead.io/affinity-prefix", "24"))),
+              ElementsAre("put 10.20.30.41:80/TCP cluster-ip:"));
+  EXPECT_EQ(rig.find("10.20.30.41:80")->persistence_prefix, 24);
+  EXPECT_EQ(rig.find("[2001:db8::1]:80")->persistence_prefix, std::nullopt);
+  rig.put(web().annotation("fairlead.io/affinity-prefix", "32,48"));
+  EXPECT_EQ(rig.find("10.20.30.41:80")->persistence_prefix, std::nullopt);
+  EXPECT_EQ(rig.find("[2001:db8::1]:80")->persistence_prefix, 48);
+}
+
 TEST(Behaviour, C56AffinityRemovedIsAChangeInPlace) {
   Rig rig;
   rig.put(service("ns/web").cluster("10.20.30.41").tcp("", 80).affinity(10800));

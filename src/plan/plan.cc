@@ -26,8 +26,8 @@ bool operator==(const ClassPolicy& a, const ClassPolicy& b) {
 
 bool operator==(const VirtualServer& a, const VirtualServer& b) {
   const auto plain = [](const VirtualServer& v) {
-    return std::tie(v.key, v.kind, v.owner, v.scheduler, v.persistence, v.one_packet,
-                    v.drain_timeout, v.on_node_interface);
+    return std::tie(v.key, v.kind, v.owner, v.scheduler, v.persistence, v.persistence_prefix,
+                    v.one_packet, v.drain_timeout, v.on_node_interface);
   };
   return plain(a) == plain(b) && a.classes == b.classes && same(a.hairpin, b.hairpin);
 }

@@ -75,6 +75,8 @@ struct VirtualServer {
   Scheduler scheduler;
   /// Session affinity per client address.
   std::optional<std::chrono::seconds> persistence;
+  /// Leading bits of the address by which clients are told apart; unset: all.
+  std::optional<std::uint8_t> persistence_prefix;
   bool one_packet = false;
   /// How long a removed real server may keep its connections; unset: the data plane's default.
   std::optional<std::chrono::seconds> drain_timeout;

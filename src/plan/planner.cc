@@ -193,6 +193,7 @@ std::vector<VirtualServerPtr> Planner::servers_of(const api::ObjectKey& key,
       server->owner = port.name;
       server->scheduler = port.scheduler;
       server->persistence = port.persistence;
+      server->persistence_prefix = port.persistence_prefix;
       server->one_packet = port.one_packet;
       server->drain_timeout = port.drain_timeout;
       server->on_node_interface = address.on_node_interface;

@@ -60,7 +60,8 @@ std::string options_text(const VirtualServer& server) {
   std::string out;
   const auto add = [&](const std::string& option) { out += (out.empty() ? "" : ", ") + option; };
   if (server.persistence) {
-    add("persistent " + std::to_string(server.persistence->count()) + "s");
+    add("persistent " + std::to_string(server.persistence->count()) + "s" +
+        (server.persistence_prefix ? " by /" + std::to_string(*server.persistence_prefix) : ""));
   }
   if (server.one_packet) {
     add("one-packet");
@@ -170,6 +171,8 @@ Json server_json(const VirtualServer& server) {
            {"scheduler", server.scheduler.name},
            {"schedulerFlags", std::move(flag_names)},
            {"persistenceSeconds", seconds(server.persistence)},
+           {"persistencePrefix",
+            server.persistence_prefix ? Json(*server.persistence_prefix) : Json(nullptr)},
            {"onePacket", server.one_packet},
            {"drainSeconds", seconds(server.drain_timeout)},
            {"onNodeInterface", server.on_node_interface},
@@ -192,6 +195,18 @@ std::string ipvsadm_id(const VirtualServerKey& key) {
       return "--sctp-service " + socket;
   }
   return socket;
+}
+
+/// For IPv4 a mask, for IPv6 a length.
+std::string ipvsadm_mask(net::Family family, std::uint8_t prefix) {
+  if (family == net::Family::kIpv6) {
+    return std::to_string(prefix);
+  }
+  std::array<std::uint8_t, 4> mask{};
+  for (std::size_t bit = 0; bit < prefix; ++bit) {
+    mask.at(bit / 8) |= static_cast<std::uint8_t>(0x80U >> (bit % 8));
+  }
+  return net::IpAddress::from_bytes(mask).text();
 }
 
 /// `ipvsadm -S` leaves them out, yet `ipvsadm -R` takes them.
@@ -289,6 +304,9 @@ std::string print_ipvsadm(std::span<const VirtualServerPtr> servers) {
     out += "-A " + id + " -s " + server->scheduler.name;
     if (const auto persistence = server->persistence) {
       out += " -p " + std::to_string(persistence->count());
+      if (server->persistence_prefix) {
+        out += " -M " + ipvsadm_mask(server->key.address.family(), *server->persistence_prefix);
+      }
     }
     if (server->one_packet) {
       out += " -o";

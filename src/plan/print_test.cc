@@ -21,6 +21,7 @@ void fill(Rig& rig) {
           .external({"127.0.0.1"})
           .tcp("http", 80, 30080)
           .affinity(10800)
+          .annotation("fairlead.io/affinity-prefix", "20,64")
           .annotation("fairlead.io/scheduler", "sh")
           .annotation("fairlead.io/scheduler-flags", "sh-port,sh-fallback")
           .annotation("fairlead.io/drain-timeout", "30s"),
@@ -45,17 +46,17 @@ TEST(Print, Ipvsadm) {
   Rig rig(facts({"192.0.2.1"}));
   fill(rig);
   EXPECT_EQ(print_ipvsadm(rig.planner().full().put),
-            R"(-A -t 10.96.0.1:80 -s sh -p 10800 -b sh-fallback,sh-port
+            R"(-A -t 10.96.0.1:80 -s sh -p 10800 -M 255.255.240.0 -b sh-fallback,sh-port
 -a -t 10.96.0.1:80 -r 198.51.100.9:8080 -m -w 1
 -a -t 10.96.0.1:80 -r 198.51.100.10:8080 -m -w 1
 -A -t 10.96.0.3:9 -s mh -b mh-port
--A -t 192.0.2.1:30080 -s sh -p 10800 -b sh-fallback,sh-port
+-A -t 192.0.2.1:30080 -s sh -p 10800 -M 255.255.240.0 -b sh-fallback,sh-port
 -a -t 192.0.2.1:30080 -r 198.51.100.9:8080 -m -w 1
 -a -t 192.0.2.1:30080 -r 198.51.100.10:8080 -m -w 1
 -A -u 10.96.0.10:53 -s rr -o
 -a -u 10.96.0.10:53 -r 198.51.100.3:53 -m -w 0 -x 100 -y 80
 -A --sctp-service 10.96.0.2:9 -s rr -b flag-1,flag-3
--A -t [2001:db8::1]:80 -s sh -p 10800 -b sh-fallback,sh-port
+-A -t [2001:db8::1]:80 -s sh -p 10800 -M 64 -b sh-fallback,sh-port
 -a -t [2001:db8::1]:80 -r [2001:db8::9]:8080 -m -w 1
 )");
 }
@@ -65,17 +66,17 @@ TEST(Print, Text) {
   fill(rig);
   EXPECT_EQ(print_text(rig.planner().full().put, rig.planner().problems()),
             R"(VIRTUAL SERVER        KIND        SERVICE PORT   SCHEDULER                OPTIONS
-10.96.0.1:80/TCP      cluster-ip  shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s, drain 30s, masquerade node
+10.96.0.1:80/TCP      cluster-ip  shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s by /20, drain 30s, masquerade node
   -> 198.51.100.9:8080 weight 1 local
   -> 198.51.100.10:8080 weight 1
 10.96.0.3:9/TCP       cluster-ip  shop/mh        mh(mh-port)              masquerade node
-192.0.2.1:30080/TCP   node-port   shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s, drain 30s, masquerade external+pod+node
+192.0.2.1:30080/TCP   node-port   shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s by /20, drain 30s, masquerade external+pod+node
   -> 198.51.100.9:8080 weight 1 local
   -> 198.51.100.10:8080 weight 1
 10.96.0.10:53/UDP     cluster-ip  shop/dns       rr                       one-packet, masquerade node
   -> 198.51.100.3:53 weight 0 thresholds 100:80
 10.96.0.2:9/SCTP      cluster-ip  shop/flags     rr(flag-1,flag-3)        masquerade node
-[2001:db8::1]:80/TCP  cluster-ip  shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s, drain 30s, masquerade node
+[2001:db8::1]:80/TCP  cluster-ip  shop/web:http  sh(sh-fallback,sh-port)  persistent 10800s by /64, drain 30s, masquerade node
   -> [2001:db8::9]:8080 weight 1
 
 PROBLEMS
@@ -99,6 +100,7 @@ TEST(Print, Json) {
       "scheduler": "rr",
       "schedulerFlags": [],
       "persistenceSeconds": 60,
+      "persistencePrefix": null,
       "onePacket": false,
       "drainSeconds": null,
       "onNodeInterface": false,

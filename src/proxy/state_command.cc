@@ -45,10 +45,13 @@ ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& e
       each.update(json_of(real.totals));
       reals.push_back(std::move(each));
     }
-    ordered_json each = {
-        {"address", server.key.address.text()},       {"port", net::number(server.key.port)},
-        {"protocol", net::text(server.key.protocol)}, {"scheduler", server.scheduler},
-        {"persistence", server.persistence},          {"refused", server.refused}};
+    ordered_json each = {{"address", server.key.address.text()},
+                         {"port", net::number(server.key.port)},
+                         {"protocol", net::text(server.key.protocol)},
+                         {"scheduler", server.scheduler},
+                         {"persistence", server.persistence},
+                         {"persistence_prefix", server.persistence_prefix},
+                         {"refused", server.refused}};
     each.update(json_of(server.totals));
     each["real_servers"] = std::move(reals);
     servers.push_back(std::move(each));
@@ -85,7 +88,8 @@ void print(const Listing& listing) {
   for (const auto& server : listing.virtual_servers) {
     std::cout << server.key.text() << ' ' << server.scheduler;
     if (server.persistence != 0) {
-      std::cout << " persistent " << server.persistence;
+      std::cout << " persistent " << server.persistence << " by /"
+                << unsigned{server.persistence_prefix};
     }
     std::cout << '\n';
     for (const auto& real : server.real_servers) {

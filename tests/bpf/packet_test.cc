@@ -355,6 +355,19 @@ TEST_P(ByFamily, PersistentClientStays) {
   EXPECT_EQ(programs.counts(programs.server_number(service, 1)).persistent, 2U);
 }
 
+TEST_P(ByFamily, PersistenceByNetwork) {
+  const auto service = programs.add({.address = vip(),
+                                     .servers = {{server()}, {server2()}},
+                                     .persistence = 60,
+                                     .persistence_prefix = 124});
+  const std::string outside = f.at(f.name == "v4" ? "192.0.2.16" : "2001:db8:1::20", 1);
+  for (const std::string& from : {client(1), f.at(f.other_client, 1), client(2)}) {
+    EXPECT_EQ(text(in(from, vip())), from + " > " + server());
+  }
+  EXPECT_EQ(text(in(outside, vip())), outside + " > " + server2());
+  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 1U);
+}
+
 TEST_P(ByFamily, PersistentConnectionIsTakenUpAgain) {
   const auto service =
       programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .persistence = 60});

@@ -222,7 +222,7 @@ std::uint32_t Programs::add(const Service& service) {
   vs.flags =
       static_cast<std::uint8_t>(bpf::FL_VS_USED | (service.one_packet ? bpf::FL_VS_ONE_PACKET : 0));
   vs.persistence = service.persistence;
-  vs.persistence_prefix = 128;
+  vs.persistence_prefix = service.persistence_prefix;
   vs.protocol = service.protocol;
   vs.port = bpf::to_abi(address.port);
   vs.addr = bpf::to_abi(address.address);

@@ -44,6 +44,7 @@ struct Service {
   bool masquerade = false;
   bool drop_if_empty = false;
   std::uint32_t persistence = 0;
+  std::uint8_t persistence_prefix = 128;  // of the 16-byte form
   bool on_node = false;
   bool one_packet = false;
 };

@@ -68,3 +68,27 @@ def test_affinity_is_switched_on_and_off_in_place(lab):
     web.publish()
     daemon.eventually(lambda: persistence() == 0)
     assert len(set(spread(lab.client, web.address, 80, 3))) == 3
+
+
+@each_family
+def test_affinity_by_network(lab):
+    """All of the client's addresses are of one network: as long as that counts, it is one client."""
+    web, daemon = serve(lab, 600, Port(80, WEB_PORT))
+    mask = " -M 64" if lab.family.bits == 128 else " -M 255.255.255.0"
+
+    def picks():
+        return {ask(lab.client, web.address, 80, source=s).server for s in lab.family.clients[:3]}
+
+    def is_by_network():
+        return any(mask in line for line in lab.table.lines())
+
+    assert len(picks()) == 3
+    web.annotations = {"fairlead.io/affinity-prefix": "24,64"}
+    web.publish()
+    daemon.eventually(is_by_network)
+    assert len(picks()) == 1
+
+    web.annotations = {}
+    web.publish()
+    daemon.eventually(lambda: not is_by_network())
+    assert len(picks()) == 3

@@ -6,6 +6,7 @@ that serve both modes look at `lab.table` and at nothing else.
 """
 
 import glob
+import ipaddress
 import json
 import os
 import subprocess
@@ -148,6 +149,11 @@ class EbpfTable(Table):
         for row in self.read()["virtual_servers"]:
             virtual = f"{self._FLAGS[row['protocol']]} {endpoint_text(row['address'], row['port'])}"
             persistence = f" -p {row['persistence']}" if row["persistence"] else ""
+            network = ipaddress.ip_network(row["address"])
+            if persistence and row["persistence_prefix"] < network.prefixlen:
+                prefix = row["persistence_prefix"]
+                mask = network.supernet(new_prefix=prefix).netmask
+                persistence += f" -M {mask if network.version == 4 else prefix}"
             lines.append(f"-A {virtual} -s {row['scheduler']}{persistence}")
             for server in row["real_servers"]:
                 real = endpoint_text(server["address"], server["port"])

@@ -109,6 +109,13 @@ api::Service some_service(Choice& choice, const std::string& name) {
   if (choice.one_in(6)) {
     out.meta.annotations["fairlead.io/one-packet"] = "true";
   }
+  if (choice.one_in(6)) {
+    out.meta.annotations["fairlead.io/connection-thresholds"] =
+        choice.of(std::vector<std::string>{"5", "5:6"});
+  }
+  if (choice.one_in(6)) {
+    out.meta.annotations["fairlead.io/affinity-prefix"] = "24";
+  }
   return out;
 }
 

@@ -114,6 +114,10 @@ Result<Listing> list_table(bpf::Tables& tables) {
     listed.key = key_from(entry.key.addr, entry.key.port, entry.key.protocol);
     listed.scheduler = text(static_cast<bpf::fl_scheduler>(server.scheduler));
     listed.persistence = server.persistence;
+    if (server.persistence != 0) {
+      listed.persistence_prefix = static_cast<std::uint8_t>(server.persistence_prefix -
+                                                            (listed.key.address.is_v4() ? 96 : 0));
+    }
     listed.refused = tables.vs_counts()[entry.number].refused;
     listed.totals = totals_of(tables.vs_counts()[entry.number]);
     std::vector<std::uint32_t>& walk = reals_of[entry.number];

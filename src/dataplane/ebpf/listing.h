@@ -31,7 +31,8 @@ struct ListedRealServer {
 struct ListedVirtualServer {
   plan::VirtualServerKey key;
   std::string scheduler;
-  std::uint32_t persistence = 0;  // seconds
+  std::uint32_t persistence = 0;        // seconds
+  std::uint8_t persistence_prefix = 0;  // bits of its family's addresses, with persistence
   std::uint64_t refused = 0;
   Totals totals;
   std::vector<ListedRealServer> real_servers;  // in the scheduler's walk order

@@ -93,6 +93,15 @@ bool describe(bpf::fl_rs& place, const plan::RealServer& server) {
   return std::memcmp(&before, &place, sizeof place) != 0;
 }
 
+/// Of the 16-byte form.
+std::uint8_t prefix_of(const plan::VirtualServer& server) {
+  if (!server.persistence_prefix) {
+    return 128;
+  }
+  return static_cast<std::uint8_t>(*server.persistence_prefix +
+                                   (server.key.address.is_v4() ? 96 : 0));
+}
+
 }  // namespace
 
 Plane::Plane(std::unique_ptr<Host> host, PlaneConfig config)
@@ -328,7 +337,7 @@ Status Plane::publish(const Key& key, Entry& entry, TimePoint now) {
                                          (desired.one_packet ? bpf::FL_VS_ONE_PACKET : 0));
   next.persistence =
       desired.persistence ? static_cast<std::uint32_t>(desired.persistence->count()) : 0;
-  next.persistence_prefix = 128;
+  next.persistence_prefix = prefix_of(desired);
   next.addr = bpf::to_abi(key.address);
   next.port = bpf::to_abi(key.port);
   next.protocol = static_cast<std::uint8_t>(key.protocol);

@@ -437,6 +437,29 @@ TEST_F(PlaneTest, OnePacketSchedulingIsTheProgramsAffair) {
   EXPECT_EQ(placed.flags & bpf::FL_VS_ONE_PACKET, bpf::FL_VS_ONE_PACKET);
 }
 
+TEST_F(PlaneTest, PersistencePrefixIsOfTheLongForm) {
+  start();
+  const auto sticky = [](const std::string& socket, const std::string& real,
+                         std::optional<std::uint8_t> prefix) {
+    auto made = std::make_shared<plan::VirtualServer>(*server(socket, {real}));
+    made->persistence = seconds(60);
+    made->persistence_prefix = prefix;
+    return made;
+  };
+  const auto placed = [&](const std::string& real) {
+    return int{tables.vs()[tables.rs()[number_of(real)].vs].persistence_prefix};
+  };
+  apply({sticky("10.96.0.1:80", "198.51.100.1:80", 24),
+         sticky("[2001:db8::1]:80", "[2001:db8:2::1]:80", 64)});
+  EXPECT_EQ(placed("198.51.100.1:80"), 96 + 24);
+  EXPECT_EQ(placed("[2001:db8:2::1]:80"), 64);
+  EXPECT_EQ(list_table(tables)->virtual_servers.at(0).persistence_prefix, 24);
+  EXPECT_EQ(list_table(tables)->virtual_servers.at(1).persistence_prefix, 64);
+  apply({sticky("10.96.0.1:80", "198.51.100.1:80", std::nullopt)});
+  EXPECT_EQ(placed("198.51.100.1:80"), 128);
+  EXPECT_EQ(list_table(tables)->virtual_servers.at(0).persistence_prefix, 32);
+}
+
 TEST_F(PlaneTest, UdpServerIsGoneAtOnce) {
   start();
   apply({server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp)});

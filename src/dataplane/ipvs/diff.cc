@@ -81,7 +81,7 @@ Desired desired(const plan::VirtualServer& server, const std::optional<std::stri
   wanted.server.id = {server.key.address, server.key.port, server.key.protocol, 0};
   wanted.server.scheduler = scheduler.value_or(server.scheduler.name);
   wanted.server.flags = scheduler ? 0 : server.scheduler.flags;
-  wanted.server.netmask = server.key.address.is_v4() ? 32 : 128;
+  wanted.server.netmask = server.persistence_prefix.value_or(server.key.address.is_v4() ? 32 : 128);
   if (server.persistence) {
     wanted.server.flags |= kernel::kFlagPersistent;
     wanted.server.timeout = static_cast<std::uint32_t>(server.persistence->count());

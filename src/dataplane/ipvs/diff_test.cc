@@ -143,6 +143,8 @@ TEST(Desired, SpeaksTheKernelsWords) {
   EXPECT_EQ(wanted.server.timeout, 10800U);
   EXPECT_EQ(wanted.server.flags,
             kernel::kFlagSched2 | kernel::kFlagPersistent | kernel::kFlagOnePacket);
+  planned.persistence_prefix = 64;
+  EXPECT_EQ(desired(planned).server.netmask, 64);
   const Desired fallback = desired(planned, "rr");
   EXPECT_EQ(fallback.server.scheduler, "rr");
   EXPECT_EQ(fallback.server.flags, kernel::kFlagPersistent | kernel::kFlagOnePacket);
