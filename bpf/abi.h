@@ -29,7 +29,9 @@ FL_SIZE(fl_addr, 16);
 /* --- Virtual servers ------------------------------------------------------------------------- */
 
 /* Map `numbers` (hash): which virtual server a packet is for. Port 0 with protocol 0 names an
- * address that belongs to services: what is for it and for no virtual server is refused. */
+ * address that belongs to services: what is for it and for no virtual server is refused. A
+ * firewall mark has protocol FL_VS_MARK, port 0, and stands in an address as its last word: 0.0.0.7
+ * for mark 7 and IPv4, ::7 for IPv6. */
 struct fl_vs_key {
   struct fl_addr addr;
   __be16 port;
@@ -37,6 +39,7 @@ struct fl_vs_key {
   __u8 pad;
 };
 FL_SIZE(fl_vs_key, 20);
+#define FL_VS_MARK 255
 #define FL_VS_REFUSE 0xffffffffU /* the value of an address entry */
 
 /* Who sends. In the order of plan::ClientClass. */
@@ -360,8 +363,8 @@ enum fl_device_flags {
 };
 
 /* Map `filter` (array of one, mmapped): sets of addresses, as bitmaps by FL_FILTER_BIT. A packet
- * with no address in its point's set passes at once. [FL_INGRESS]: virtual addresses and those that
- * hide clients; [FL_EGRESS]: real servers. */
+ * with no address in its point's set passes at once. [FL_INGRESS]: virtual addresses, those that
+ * hide clients, and firewall marks; [FL_EGRESS]: real servers. */
 struct fl_filter {
   __u64 bits[2][1024];
 };

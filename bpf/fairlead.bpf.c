@@ -65,6 +65,23 @@ static __always_inline int refuse_if_ours(struct packet* p) {
   return is_claimed(&p->tuple.daddr) ? finally(p, REFUSE) : PASS;
 }
 
+static __always_inline void mark_key(struct fl_addr* to, const struct packet* p, __u32 mark) {
+  set_v4(to, bpf_htonl(mark));
+  if (p->v6) {
+    to->words[2] = 0;
+  }
+}
+
+/* Perhaps it is for a virtual server by its mark, whatever its address. */
+static __always_inline int has_mark(struct __sk_buff* skb, const struct packet* p) {
+  struct fl_addr mark;
+  if (!skb->mark) {
+    return 0;
+  }
+  mark_key(&mark, p, skb->mark);
+  return in_filter(FL_INGRESS, &mark);
+}
+
 /* `replaces`: there is one on this tuple, which ends. As with the kernel it counts until the server
  * of the new one is chosen. */
 GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
@@ -84,10 +101,18 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
     return TC_ACT_SHOT;
   }
   __builtin_memset(&key, 0, sizeof(key));
-  key.addr = p->tuple.daddr;
-  key.port = p->tuple.dport;
-  key.protocol = p->tuple.protocol;
-  number = bpf_map_lookup_elem(&numbers, &key);
+  number = NULL;
+  if (skb->mark) {
+    mark_key(&key.addr, p, skb->mark);
+    key.protocol = FL_VS_MARK;
+    number = bpf_map_lookup_elem(&numbers, &key);
+  }
+  if (!number) {
+    key.addr = p->tuple.daddr;
+    key.port = p->tuple.dport;
+    key.protocol = p->tuple.protocol;
+    number = bpf_map_lookup_elem(&numbers, &key);
+  }
   if (!number) {
     if (replaces) {
       end_connection();
@@ -102,6 +127,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   }
   if (!is_start(p)) {
     /* On an address of the node's own, its stack answers; else we do. */
+    key.addr = p->tuple.daddr;
     key.port = 0;
     key.protocol = 0;
     if (!bpf_map_lookup_elem(&numbers, &key)) {
@@ -275,7 +301,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   if (parsed != PARSED) {
     return PASS; /* the stack judges what is malformed */
   }
-  if (!in_filter(FL_INGRESS, &p->tuple.daddr)) {
+  if (!in_filter(FL_INGRESS, &p->tuple.daddr) && !has_mark(skb, p)) {
     return fl_fast_path ? maybe_reply(skb, p) : PASS;
   }
   parsed = parse_ports(skb, p);

@@ -280,6 +280,14 @@ ServiceSettings read_annotations(const api::Service& service, const Scheduler& d
       settings.affinity_prefix = *prefix;
     }
   }
+  if (const Found found = first_of(annotations, {"fairlead.io/firewall-mark"});
+      found.value != nullptr) {
+    if (const auto mark = parse_number(trim(*found.value), UINT32_MAX); mark.value_or(0) != 0) {
+      settings.firewall_mark = static_cast<std::uint32_t>(*mark);
+    } else {
+      problem(found.field, quoted(*found.value) + " is not a mark from 1 to 4294967295");
+    }
+  }
   if (const Found found = first_of(annotations, {"fairlead.io/drain-timeout"});
       found.value != nullptr) {
     if (const auto timeout = parse_duration(trim(*found.value)); !timeout) {

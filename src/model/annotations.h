@@ -23,6 +23,9 @@
 //   fairlead.io/affinity-prefix  IPV4 or IPV4,IPV6, lengths from 1 to 32 and to 128: with session
 //                                affinity, clients that share so many leading bits of their
 //                                addresses are one client
+//   fairlead.io/firewall-mark    a number: packets with this mark go to the service's endpoints,
+//   too,
+//                                whatever address, port and protocol they are for
 //   kube-router.io/service.scheduler, kube-router.io/service.schedflags
 //                                as the first two, where those are absent
 //
@@ -89,6 +92,7 @@ struct ServiceSettings {
   Thresholds thresholds;
   ForwardingMethod forwarding;
   AffinityPrefix affinity_prefix;
+  std::uint32_t firewall_mark = 0;  // 0: none
   std::optional<std::chrono::seconds> drain_timeout;
   bool one_packet = false;
 };

@@ -158,6 +158,8 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
            {"fairlead.io/connection-thresholds", "80:100", "with LOWER from 1 to UPPER"},
            {"fairlead.io/affinity-prefix", "64", "from 1 to 32"},
            {"fairlead.io/affinity-prefix", "24", "spec.sessionAffinity is not ClientIP"},
+           {"fairlead.io/firewall-mark", "0", "is not a mark"},
+           {"fairlead.io/firewall-mark", "4294967296", "from 1 to 4294967295"},
            {"fairlead.io/drain-timeout", "soon", "is not a duration"},
            {"fairlead.io/drain-timeout", "1000h", "is too long"},
            {"fairlead.io/one-packet", "yes", "neither true nor false"},
@@ -176,6 +178,7 @@ TEST(Annotations, AWrongValueIsAProblemAndTheDefaultHolds) {
     EXPECT_EQ(settings.forwarding, ForwardingMethod{});
     EXPECT_EQ(settings.thresholds, Thresholds{});
     EXPECT_EQ(settings.affinity_prefix, AffinityPrefix{});
+    EXPECT_EQ(settings.firewall_mark, 0U);
   }
 }
 

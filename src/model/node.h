@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -49,6 +50,8 @@ struct ModelOptions {
   std::vector<net::IpPrefix> cluster_cidrs;
   LocalDetection local_detection = LocalDetection::kClusterCidr;
   bool masquerade_all = false;
+  /// Bit of the firewall marks that rules set on what is to be masqueraded.
+  std::uint32_t masquerade_mark = 0x4000;
 };
 
 /// Facts and options, worked out once for many services.

@@ -66,6 +66,7 @@ class Builder {
   ServiceModel run() {
     settings_ = read_annotations(service_, node_.options().default_scheduler, model_.problems);
     read_affinity();
+    check_mark();
     check_endpoints();
     for (const net::Family family : {net::Family::kIpv4, net::Family::kIpv6}) {
       if (node_.supports(family)) {
@@ -91,6 +92,18 @@ class Builder {
               std::to_string(persistence_->count()) +
                   " is not from 1 to 86400; 10800 is used until then");
       persistence_ = kDefaultAffinity;
+    }
+  }
+
+  /// Packets that are to be masqueraded have such a mark, whoever they are for.
+  void check_mark() {
+    if (const std::uint32_t taken = settings_.firewall_mark & node_.options().masquerade_mark;
+        taken != 0) {
+      problem("metadata.annotations[fairlead.io/firewall-mark]",
+              std::to_string(settings_.firewall_mark) + " has the bit that marks what is to be " +
+                  "masqueraded (--iptables-masquerade-bit, " + std::to_string(taken) +
+                  "); there is no virtual server for it");
+      settings_.firewall_mark = 0;
     }
   }
 
@@ -147,6 +160,33 @@ class Builder {
     for (const api::ServicePort& port : service_.ports) {
       add_port(port, family, addresses);
     }
+    if (settings_.firewall_mark != 0) {
+      add_mark(family);
+    }
+  }
+
+  /// Marked packets may be for any port. Where the service has one port alone, they go to that of
+  /// the endpoints; else, and wherever a connection belongs to others (affinity) or stays as it is,
+  /// the port is kept.
+  void add_mark(net::Family family) {
+    ServicePortModel model;
+    model.name = service_.meta.key.text();
+    model.family = family;
+    model.addresses = {{net::IpAddress::any(family), AddressKind::kFirewallMark, true, net::Port{},
+                        settings_.firewall_mark}};
+    const bool keeps_port = service_.ports.size() != 1 || persistence_.has_value() ||
+                            settings_.forwarding.keeps_destination();
+    std::vector<Candidate> endpoints;
+    for (const api::ServicePort& port : service_.ports) {
+      for (Candidate& endpoint : endpoints_of(port, family)) {
+        endpoint.port = keeps_port ? net::Port{} : endpoint.port;
+        endpoints.push_back(endpoint);
+      }
+    }
+    keep_best(endpoints);
+    choose_serving(endpoints, model.serving);
+    model.forwarding = settings_.forwarding;
+    finish(std::move(model), settings_.one_packet);
   }
 
   void add_port(const api::ServicePort& port, net::Family family,
@@ -187,16 +227,21 @@ class Builder {
       }
     }
     model.forwarding = forwarding_of(port, model);
+    finish(std::move(model), settings_.one_packet && port.protocol == net::Protocol::kUdp);
+  }
+
+  /// What all ports of the service share.
+  void finish(ServicePortModel model, bool one_packet) {
     model.thresholds = settings_.thresholds;
     model.scheduler = settings_.scheduler;
     model.persistence = persistence_;
-    const std::uint8_t prefix = family == net::Family::kIpv4 ? settings_.affinity_prefix.ipv4
-                                                             : settings_.affinity_prefix.ipv6;
-    if (prefix != (family == net::Family::kIpv4 ? 32 : 128)) {
+    const std::uint8_t prefix = model.family == net::Family::kIpv4 ? settings_.affinity_prefix.ipv4
+                                                                   : settings_.affinity_prefix.ipv6;
+    if (prefix != (model.family == net::Family::kIpv4 ? 32 : 128)) {
       model.persistence_prefix = prefix;
     }
     model.drain_timeout = settings_.drain_timeout;
-    model.one_packet = settings_.one_packet && port.protocol == net::Protocol::kUdp;
+    model.one_packet = one_packet;
     model_.ports.push_back(std::move(model));
   }
 
@@ -232,15 +277,20 @@ class Builder {
         }
       }
     }
-    std::ranges::sort(found, [](const Candidate& a, const Candidate& b) {
+    keep_best(found);
+    return found;
+  }
+
+  /// Sorted by socket, one of each.
+  static void keep_best(std::vector<Candidate>& endpoints) {
+    std::ranges::sort(endpoints, [](const Candidate& a, const Candidate& b) {
       if (const auto order = a.socket() <=> b.socket(); order != 0) {
         return order < 0;
       }
       return better(a, b);
     });
-    const auto repeated = std::ranges::unique(found, {}, &Candidate::socket);
-    found.erase(repeated.begin(), repeated.end());
-    return found;
+    const auto repeated = std::ranges::unique(endpoints, {}, &Candidate::socket);
+    endpoints.erase(repeated.begin(), repeated.end());
   }
 
   void append_candidates(const api::EndpointSlice& slice, net::Port port,
@@ -289,8 +339,10 @@ int precedence(AddressKind kind) {
       return 2;
     case AddressKind::kExternalIp:
       return 3;
+    case AddressKind::kFirewallMark:
+      return 4;
   }
-  return 4;
+  return 5;
 }
 
 bool is_proxied(const api::Service& service) {

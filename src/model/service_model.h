@@ -25,6 +25,8 @@ struct ServiceAddress {
   bool on_node_interface = false;
   /// What clients connect to: the service's port, or its node port.
   net::Port port{};
+  /// Of kFirewallMark; the address is the unspecified one of the family then, without a port.
+  std::uint32_t mark = 0;
 
   friend auto operator<=>(const ServiceAddress&, const ServiceAddress&) = default;
 };
@@ -38,7 +40,8 @@ struct ServingEndpoint {
   friend auto operator<=>(const ServingEndpoint&, const ServingEndpoint&) = default;
 };
 
-/// One port of a service in one family.
+/// One port of a service in one family; or its firewall mark, whose endpoints are those of all
+/// ports.
 struct ServicePortModel {
   std::string name;  // `ns/name:port`, or `ns/name` if the port has no name
   net::Family family = net::Family::kIpv4;

@@ -13,6 +13,8 @@ std::string_view text(AddressKind kind) {
       return "load-balancer-ip";
     case AddressKind::kNodePort:
       return "node-port";
+    case AddressKind::kFirewallMark:
+      return "firewall-mark";
   }
   return "?";
 }

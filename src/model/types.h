@@ -12,7 +12,14 @@
 namespace fairlead::model {
 
 /// What kind of service address this is; decides binding, masquerade and which sets it joins.
-enum class AddressKind : std::uint8_t { kClusterIp, kExternalIp, kLoadBalancerIp, kNodePort };
+/// A firewall mark is none, but takes the place of one.
+enum class AddressKind : std::uint8_t {
+  kClusterIp,
+  kExternalIp,
+  kLoadBalancerIp,
+  kNodePort,
+  kFirewallMark
+};
 [[nodiscard]] std::string_view text(AddressKind kind);  // "cluster-ip", ...
 
 struct Scheduler {

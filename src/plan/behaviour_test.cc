@@ -369,6 +369,92 @@ TEST(Behaviour, AffinityByNetworkIsAChangeInPlace) {
   EXPECT_EQ(rig.find("[2001:db8::1]:80")->persistence_prefix, 48);
 }
 
+TEST(Behaviour, AFirewallMarkInBothFamilies) {
+  Rig rig;
+  const auto web = [] {
+    return service("ns/web")
+        .cluster("10.20.30.41")
+        .cluster("2001:db8::1")
+        .tcp("a", 80)
+        .annotation("fairlead.io/firewall-mark", "7");
+  };
+  rig.put(web(), slice("ns/web-4", "web", {tcp("a", 8080)}, {"10.1.0.1@node-1", "10.1.0.2"}),
+          slice("ns/web-6", "web", {tcp("a", 8080)}, {"2001:db8:1::1"}));
+  EXPECT_THAT(rig.lines(),
+              ElementsAre("FWM 7 firewall-mark: 10.1.0.1:8080(local) 10.1.0.2:8080",
+                          "10.20.30.41:80/TCP cluster-ip: 10.1.0.1:8080(local) 10.1.0.2:8080",
+                          "FWM 7 IPv6 firewall-mark: [2001:db8:1::1]:8080",
+                          "[2001:db8::1]:80/TCP cluster-ip: [2001:db8:1::1]:8080"));
+  const VirtualServerPtr server =
+      rig.planner().find({.address = net::IpAddress::any(net::Family::kIpv4), .mark = 7});
+  EXPECT_TRUE(server->on_node_interface);
+  for (const ClassPolicy& policy : server->classes) {
+    EXPECT_FALSE(policy.masquerade);
+  }
+  EXPECT_THAT(changes(rig.put(web().annotation("fairlead.io/firewall-mark", "8"))),
+              ElementsAre("put FWM 8 firewall-mark: 10.1.0.1:8080(local) 10.1.0.2:8080",
+                          "put FWM 8 IPv6 firewall-mark: [2001:db8:1::1]:8080", "remove FWM 7",
+                          "remove FWM 7 IPv6"));
+}
+
+TEST(Behaviour, AFirewallMarkKeepsThePortWhereItIsOfSeveralConnections) {
+  Rig rig;
+  const auto web = [] {
+    return service("ns/web")
+        .cluster("10.20.30.41")
+        .tcp("a", 80)
+        .annotation("fairlead.io/firewall-mark", "7");
+  };
+  const auto marked = [&](const api::Service& object) {
+    rig.put(object);
+    return rig.lines().front();
+  };
+  rig.put(slice("ns/web-4", "web", {tcp("a", 8080), tcp("b", 8081)}, {"10.1.0.1"}));
+  EXPECT_EQ(marked(web()), "FWM 7 firewall-mark: 10.1.0.1:8080");
+  EXPECT_EQ(marked(web().tcp("b", 81)), "FWM 7 firewall-mark: 10.1.0.1:0");
+  EXPECT_EQ(marked(web().affinity(60)), "FWM 7 firewall-mark: 10.1.0.1:0");
+  EXPECT_EQ(marked(web().annotation("fairlead.io/forwarding", "ipip")),
+            "FWM 7 firewall-mark: 10.1.0.1:0");
+}
+
+TEST(Behaviour, TheMasqueradeMarkIsNobodys) {
+  model::ModelOptions options;
+  options.masquerade_mark = 4;
+  Rig rig({}, options);
+  rig.put(service("ns/a")
+              .cluster("10.20.30.41")
+              .tcp("", 80)
+              .annotation("fairlead.io/firewall-mark", "7"),
+          service("ns/b")
+              .cluster("10.20.30.42")
+              .tcp("", 80)
+              .annotation("fairlead.io/firewall-mark", "8"));
+  EXPECT_THAT(rig.lines(), ElementsAre("FWM 8 firewall-mark:", "10.20.30.41:80/TCP cluster-ip:",
+                                       "10.20.30.42:80/TCP cluster-ip:"));
+  EXPECT_THAT(rig.problems(), ElementsAre(testing::HasSubstr("7 has the bit that marks")));
+}
+
+TEST(Behaviour, OneFirewallMarkIsOneServices) {
+  Rig rig;
+  for (const auto& [name, address] : {std::pair("ns/a", "10.20.30.41"), {"ns/b", "10.20.30.42"}}) {
+    rig.put(
+        service(name).cluster(address).tcp("", 80).annotation("fairlead.io/firewall-mark", "7"));
+  }
+  const auto owner = [&] {
+    return rig.planner()
+        .find({.address = net::IpAddress::any(net::Family::kIpv4), .mark = 7})
+        ->owner;
+  };
+  EXPECT_EQ(owner(), "ns/a");
+  EXPECT_THAT(rig.problems(),
+              ElementsAre(testing::HasSubstr(
+                  "Service ns/b: metadata.annotations[fairlead.io/firewall-mark]: FWM 7, wanted "
+                  "by service port ns/b, already belongs to ns/a")));
+  rig.erase(api::Kind::kService, "ns/a");
+  EXPECT_EQ(owner(), "ns/b");
+  EXPECT_THAT(rig.problems(), testing::IsEmpty());
+}
+
 TEST(Behaviour, C56AffinityRemovedIsAChangeInPlace) {
   Rig rig;
   rig.put(service("ns/web").cluster("10.20.30.41").tcp("", 80).affinity(10800));

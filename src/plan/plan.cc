@@ -16,6 +16,9 @@ bool same(const std::shared_ptr<const T>& a, const std::shared_ptr<const T>& b) 
 }  // namespace
 
 std::string VirtualServerKey::text() const {
+  if (mark != 0) {
+    return "FWM " + std::to_string(mark) + (address.is_v4() ? "" : " IPv6");
+  }
   return net::SocketAddress{address, port}.text() + "/" + std::string(net::text(protocol));
 }
 
@@ -39,5 +42,6 @@ std::size_t std::hash<fairlead::plan::VirtualServerKey>::operator()(
   std::size_t seed = std::hash<fairlead::net::IpAddress>{}(key.address);
   fairlead::hash_mix(seed, (static_cast<std::size_t>(fairlead::net::number(key.port)) << 8U) |
                                static_cast<std::size_t>(key.protocol));
+  fairlead::hash_mix(seed, key.mark);
   return seed;
 }

@@ -19,13 +19,15 @@
 
 namespace fairlead::plan {
 
-/// Identity of a virtual server. (A firewall mark joins with the first user of it.)
+/// Identity of a virtual server: address, port and protocol; or family and firewall mark, and then
+/// the address is the family's unspecified one, without a port, and the protocol TCP.
 struct VirtualServerKey {
   net::IpAddress address;
   net::Port port{};
   net::Protocol protocol = net::Protocol::kTcp;
+  std::uint32_t mark = 0;
 
-  /// `10.96.0.1:80/TCP`, `[2001:db8::1]:53/UDP`.
+  /// `10.96.0.1:80/TCP`, `[2001:db8::1]:53/UDP`, `FWM 7`, `FWM 7 IPv6`.
   [[nodiscard]] std::string text() const;
   friend auto operator<=>(const VirtualServerKey&, const VirtualServerKey&) = default;
 };
@@ -81,7 +83,8 @@ struct VirtualServer {
   /// How long a removed real server may keep its connections; unset: the data plane's default.
   std::optional<std::chrono::seconds> drain_timeout;
   /// The address is already on one of the node's own interfaces: it must not be bound a second
-  /// time. Always so for node ports; never for ClusterIPs, which are bound whoever else has them.
+  /// time. Always so for node ports and firewall marks; never for ClusterIPs, which are bound
+  /// whoever else has them.
   bool on_node_interface = false;
   std::array<ClassPolicy, kClientClasses> classes;
   /// Local endpoints of this service port in whatever state: a pod that reaches itself through the

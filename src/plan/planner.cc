@@ -55,6 +55,9 @@ std::vector<RealServer> real_servers(const model::ServicePortModel& port,
 /// from the pod, under an address it does not know.
 bool must_masquerade(AddressKind kind, ClientClass client, net::Family family,
                      const model::NodeContext& node) {
+  if (kind == AddressKind::kFirewallMark) {
+    return false;  // the rules of the ipvs mode know addresses
+  }
   if (kind != AddressKind::kClusterIp || node.options().masquerade_all) {
     return true;
   }
@@ -91,6 +94,8 @@ std::string_view field_of(AddressKind kind) {
       return "status.loadBalancer.ingress";
     case AddressKind::kNodePort:
       return "spec.ports[].nodePort";
+    case AddressKind::kFirewallMark:
+      return "metadata.annotations[fairlead.io/firewall-mark]";
   }
   return "?";
 }
@@ -188,7 +193,7 @@ std::vector<VirtualServerPtr> Planner::servers_of(const api::ObjectKey& key,
     servers.reserve(servers.size() + port.addresses.size());
     for (const model::ServiceAddress& address : port.addresses) {
       auto server = std::make_shared<VirtualServer>();
-      server->key = {address.address, address.port, port.protocol};
+      server->key = {address.address, address.port, port.protocol, address.mark};
       server->kind = address.kind;
       server->owner = port.name;
       server->scheduler = port.scheduler;

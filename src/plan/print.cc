@@ -37,7 +37,7 @@ std::vector<VirtualServerPtr> sorted(std::span<const VirtualServerPtr> servers) 
   std::vector<VirtualServerPtr> out(servers.begin(), servers.end());
   std::ranges::sort(out, {}, [](const VirtualServerPtr& server) {
     const VirtualServerKey& key = server->key;
-    return std::tuple(key.address.family(), key.protocol, key.address, key.port);
+    return std::tuple(key.mark, key.address.family(), key.protocol, key.address, key.port);
   });
   return out;
 }
@@ -166,6 +166,7 @@ Json server_json(const VirtualServer& server) {
   Json out{{"address", server.key.address.text()},
            {"port", net::number(server.key.port)},
            {"protocol", net::text(server.key.protocol)},
+           {"firewallMark", server.key.mark == 0 ? Json(nullptr) : Json(server.key.mark)},
            {"kind", text(server.kind)},
            {"owner", server.owner},
            {"scheduler", server.scheduler.name},
@@ -185,6 +186,9 @@ Json server_json(const VirtualServer& server) {
 }
 
 std::string ipvsadm_id(const VirtualServerKey& key) {
+  if (key.mark != 0) {
+    return "-f " + std::to_string(key.mark) + (key.address.is_v4() ? "" : " -6");
+  }
   std::string socket = net::SocketAddress{key.address, key.port}.text();
   switch (key.protocol) {
     case net::Protocol::kTcp:

@@ -95,6 +95,7 @@ TEST(Print, Json) {
       "address": "10.96.0.1",
       "port": 80,
       "protocol": "TCP",
+      "firewallMark": null,
       "kind": "cluster-ip",
       "owner": "shop/web:http",
       "scheduler": "rr",
@@ -186,6 +187,24 @@ TEST(Print, ForwardingMethods) {
   const std::string table = print_text(rig.planner().full().put, {});
   EXPECT_THAT(table, testing::HasSubstr("198.51.100.1:80 weight 1 direct\n"));
   EXPECT_THAT(table, testing::HasSubstr("198.51.100.1:80 weight 1 gue:6080\n"));
+}
+
+TEST(Print, FirewallMarks) {
+  Rig rig;
+  rig.put(service("ns/web")
+              .cluster("10.96.0.1")
+              .cluster("2001:db8::1")
+              .tcp("", 80)
+              .annotation("fairlead.io/firewall-mark", "7"),
+          slice("ns/web-1", "web", {tcp("", 8080)}, {"198.51.100.1"}));
+  const auto plan = rig.planner().full().put;
+  EXPECT_THAT(print_ipvsadm(plan), testing::EndsWith(R"(-A -f 7 -s rr
+-a -f 7 -r 198.51.100.1:8080 -m -w 1
+-A -f 7 -6 -s rr
+)"));
+  EXPECT_THAT(print_text(plan, {}),
+              testing::HasSubstr("\nFWM 7                 firewall-mark  ns/web        rr\n"));
+  EXPECT_THAT(print_json(plan, {}), testing::HasSubstr("\"firewallMark\": 7,"));
 }
 
 TEST(Print, JsonOfTextThatIsNotUtf8) {

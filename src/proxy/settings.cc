@@ -46,6 +46,7 @@ Result<model::ModelOptions> model_options(const config::Config& config) {
   options.node_port_addresses = {config.nodeport_addresses_primary, config.nodeport_addresses};
   options.cluster_cidrs = config.cluster_cidrs;
   options.masquerade_all = config.masquerade_all;
+  options.masquerade_mark = std::uint32_t{1} << static_cast<unsigned>(config.masquerade_bit);
   switch (config.detect_local_mode) {
     case config::LocalMode::kClusterCidr:
       options.local_detection = model::LocalDetection::kClusterCidr;

@@ -48,6 +48,7 @@ ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& e
     ordered_json each = {{"address", server.key.address.text()},
                          {"port", net::number(server.key.port)},
                          {"protocol", net::text(server.key.protocol)},
+                         {"firewall_mark", server.key.mark},
                          {"scheduler", server.scheduler},
                          {"persistence", server.persistence},
                          {"persistence_prefix", server.persistence_prefix},

@@ -2,6 +2,7 @@
 #include "programs.h"
 
 #include <algorithm>
+#include <arpa/inet.h>
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <chrono>
@@ -226,14 +227,20 @@ std::uint32_t Programs::add(const Service& service) {
   vs.protocol = service.protocol;
   vs.port = bpf::to_abi(address.port);
   vs.addr = bpf::to_abi(address.address);
+  if (service.mark != 0) {
+    vs.addr = bpf::to_abi(net::IpAddress::any(address.address.family()));
+    vs.addr.words[3] = htonl(service.mark);
+    vs.port = 0;
+    vs.protocol = FL_VS_MARK;
+  }
   put("vs", number, vs);
   bpf::fl_vs_key key{};
   key.addr = vs.addr;
-  if (!service.on_node) {
+  if (!service.on_node && service.mark == 0) {
     put("numbers", key, FL_VS_REFUSE);
   }
   key.port = vs.port;
-  key.protocol = service.protocol;
+  key.protocol = vs.protocol;
   put("numbers", key, number);
   note(bpf::FL_INGRESS, vs.addr);
   return number;
@@ -281,14 +288,18 @@ void Programs::set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds) {
   put("config", std::uint32_t{0}, config);
 }
 
-Verdict Programs::run(const char* program, const Bytes& frame) {
+Verdict Programs::run(const char* program, const Bytes& frame, std::uint32_t mark) {
   Verdict verdict;
+  __sk_buff context{};
+  context.mark = mark;
   verdict.frame.resize(frame.size() + 256);
   auto options = bpf::options<bpf_test_run_opts>();
   options.data_in = frame.data();
   options.data_size_in = static_cast<__u32>(frame.size());
   options.data_out = verdict.frame.data();
   options.data_size_out = static_cast<__u32>(verdict.frame.size());
+  options.ctx_in = &context;
+  options.ctx_size_in = sizeof(context);
   options.repeat = 1;
   const int fd = bpf_program__fd(bpf_object__find_program_by_name(object_, program));
   if (bpf_prog_test_run_opts(fd, &options) != 0) {

@@ -37,7 +37,8 @@ struct Server {
 
 /// A virtual server as its slots and entries; a small stand-in for the plane.
 struct Service {
-  std::string address;  // with port
+  std::string address;     // with port
+  std::uint32_t mark = 0;  // not 0: instead of the address, of which only the family counts
   std::uint8_t protocol = IPPROTO_TCP;
   std::vector<Server> servers{};  // in walk order
   bpf::fl_scheduler scheduler = bpf::FL_RR;
@@ -74,9 +75,11 @@ class Programs {
   /// Seconds for a state.
   void set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds);
 
-  [[nodiscard]] Verdict in(const Bytes& frame) { return run("fl_in", frame); }
+  [[nodiscard]] Verdict in(const Bytes& frame, std::uint32_t mark = 0) {
+    return run("fl_in", frame, mark);
+  }
   [[nodiscard]] Verdict out(const Bytes& frame) { return run("fl_out", frame); }
-  [[nodiscard]] Verdict run(const char* program, const Bytes& frame);
+  [[nodiscard]] Verdict run(const char* program, const Bytes& frame, std::uint32_t mark = 0);
   /// Nanoseconds a packet, over `repeat` runs.
   [[nodiscard]] double time(const char* program, const Bytes& frame, int repeat);
 

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bpf system call, as far as tests need it: pinned maps, and a program to stand for those of
+"""The bpf system call, as far as tests need it: pinned maps, and programs to stand for those of
 other software."""
 
 import ctypes
+import errno
 import os
 import platform
+import socket
 import struct
 
 _SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 _MAP_CREATE, _MAP_LOOKUP, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 0, 1, 3, 5, 6, 7
 _GET_INFO = 15
+_LINK_CREATE, _TCX_INGRESS = 28, 46
 _MAP_TYPE_ARRAY, _PROG_TYPE_SCHED_CLS = 2, 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,16 +98,7 @@ class CountingProgram:
             _instruction(0xB7, 0, 0, 0, -1),  # r0 = TC_ACT_UNSPEC
             _instruction(0x95, 0, 0, 0, 0),
         ]
-        program = ctypes.create_string_buffer(b"".join(code))
-        licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
-        count = (len(program) - 1) // 8
-        fd = _bpf(
-            _PROG_LOAD,
-            struct.pack(
-                "IIQQ", _PROG_TYPE_SCHED_CLS, count, ctypes.addressof(program),
-                ctypes.addressof(licence),
-            ),
-        )  # fmt: skip
+        fd = _load(code)
         _pin(fd, self.path)
         os.close(fd)
 
@@ -113,6 +107,56 @@ class CountingProgram:
 
     def close(self):
         os.close(self._map)
+
+
+class MarkingProgram:
+    """Gives all packets that come in by a device of the host a firewall mark, and lets others decide.
+    It comes before programs that are there later. Pinned in the directory."""
+
+    def __init__(self, host, device, mark, directory):
+        code = [
+            _instruction(0xB7, 2, 0, 0, mark),  # r2 = mark
+            _instruction(0x63, 1, 2, 8, 0),  # skb->mark = r2
+            _instruction(0xB7, 0, 0, 0, -1),  # r0 = TC_ACT_UNSPEC
+            _instruction(0x95, 0, 0, 0, 0),
+        ]
+        self._program = _load(code)
+        self._link = None
+        with host:
+            interface = socket.if_nametoindex(device)
+            try:
+                self._link = _bpf(
+                    _LINK_CREATE, struct.pack("IIII", self._program, interface, _TCX_INGRESS, 0)
+                )
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # before Linux 6.6
+                    raise
+        if self._link is None:
+            path = os.path.join(directory, "marking")
+            _pin(self._program, path)
+            host.run("tc", "qdisc", "add", "dev", device, "clsact")
+            host.run(
+                "tc", "filter", "add", "dev", device, "ingress", "pref", "1", "handle", "1",
+                "bpf", "direct-action", "object-pinned", path,
+            )  # fmt: skip
+
+    def close(self):
+        os.close(self._program)
+        if self._link is not None:
+            os.close(self._link)
+
+
+def _load(code):
+    program = ctypes.create_string_buffer(b"".join(code))
+    licence = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    count = (len(program) - 1) // 8
+    return _bpf(
+        _PROG_LOAD,
+        struct.pack(
+            "IIQQ", _PROG_TYPE_SCHED_CLS, count, ctypes.addressof(program),
+            ctypes.addressof(licence),
+        ),
+    )  # fmt: skip
 
 
 def _instruction(code, destination, source, offset, immediate):

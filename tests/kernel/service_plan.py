@@ -11,7 +11,9 @@ from runner import each_family
 
 @each_family
 def test_plan_is_what_ipvsadm_shows(lab):
-    web = lab.service("web", annotations={"fairlead.io/scheduler": "sh"}).publish(lab.pods)
+    web = lab.service(
+        "web", annotations={"fairlead.io/scheduler": "sh", "fairlead.io/firewall-mark": "7"}
+    ).publish(lab.pods)
     dns = lab.service("dns", ports=(Port(53, DNS_PORT, "UDP"),)).publish(lab.pods)
     cart = lab.service("cart", affinity_seconds=600).publish(lab.pods[:1])
     mail = lab.service(

@@ -113,7 +113,10 @@ class EbpfTable(Table):
     def virtual_servers(self):
         table = {}
         for row in self.read()["virtual_servers"]:
-            key = virtual_server_key(row["address"], row["port"], row["protocol"])
+            mark, address = row["firewall_mark"], row["address"]
+            key = virtual_server_key(address, row["port"], row["protocol"])
+            if mark:
+                key, address = f"FWM {mark}", ""
             assert key not in table, f"{key} is there twice"
             servers = [
                 RealServer(
@@ -123,7 +126,7 @@ class EbpfTable(Table):
                 for server in row["real_servers"]
             ]  # fmt: skip
             table[key] = VirtualServer(
-                key, row["address"], row["scheduler"], row["persistence"], servers
+                key, address, row["scheduler"], row["persistence"], servers
             )
         return table
 
@@ -148,6 +151,8 @@ class EbpfTable(Table):
         lines = []
         for row in self.read()["virtual_servers"]:
             virtual = f"{self._FLAGS[row['protocol']]} {endpoint_text(row['address'], row['port'])}"
+            if mark := row["firewall_mark"]:
+                virtual = f"-f {mark}" + (" -6" if ":" in row["address"] else "")
             persistence = f" -p {row['persistence']}" if row["persistence"] else ""
             network = ipaddress.ip_network(row["address"])
             if persistence and row["persistence_prefix"] < network.prefixlen:

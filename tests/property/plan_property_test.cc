@@ -116,6 +116,9 @@ api::Service some_service(Choice& choice, const std::string& name) {
   if (choice.one_in(6)) {
     out.meta.annotations["fairlead.io/affinity-prefix"] = "24";
   }
+  if (choice.one_in(6)) {
+    out.meta.annotations["fairlead.io/firewall-mark"] = choice.one_in(2) ? "7" : "8";
+  }
   return out;
 }
 

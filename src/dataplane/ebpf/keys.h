@@ -2,6 +2,8 @@
 // Keys of the map `numbers`, from the plan's words and back.
 #pragma once
 
+#include <arpa/inet.h>
+
 #include "bpf/abi.h"
 #include "plan/plan.h"
 
@@ -12,6 +14,10 @@ namespace fairlead::dataplane::ebpf {
   out.addr = bpf::to_abi(key.address);
   out.port = bpf::to_abi(key.port);
   out.protocol = static_cast<std::uint8_t>(key.protocol);
+  if (key.mark != 0) {
+    out.addr.words[3] = htonl(key.mark);
+    out.protocol = FL_VS_MARK;
+  }
   return out;
 }
 
@@ -28,6 +34,10 @@ namespace fairlead::dataplane::ebpf {
 
 [[nodiscard]] inline plan::VirtualServerKey key_from(const bpf::fl_addr& address, __be16 port,
                                                      std::uint8_t protocol) {
+  if (protocol == FL_VS_MARK) {
+    return {.address = net::IpAddress::any(bpf::to_address(address).family()),
+            .mark = ntohl(address.words[3])};
+  }
   return {bpf::to_address(address), bpf::to_port(port), static_cast<net::Protocol>(protocol)};
 }
 

@@ -191,7 +191,7 @@ Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std:
     const bpf::fl_vs& server = tables.vs()[client.key.vs];
     const bpf::fl_rs& real = tables.rs()[client.value.rs];
     ListedConnection each;
-    each.protocol = static_cast<net::Protocol>(server.protocol);
+    each.protocol = key_from(server.addr, server.port, server.protocol).protocol;
     each.client = socket_of(client.key.addr, 0);
     each.virtual_server = socket_of(server.addr, server.port);
     each.server = socket_of(real.addr, real.port);

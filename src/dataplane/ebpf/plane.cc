@@ -200,7 +200,7 @@ Status Plane::put(const Key& key, Entry& entry, TimePoint now) {
     free_servers_.pop_back();
     tables_->vs()[entry.number] = {};
     tables_->vs_counts()[entry.number] = {};
-    note(bpf::FL_INGRESS, bpf::to_abi(key.address), 1);
+    note(bpf::FL_INGRESS, key_of(key).addr, 1);
   }
   // Whatever is done to its real servers and sets shows here: a set is published anew under another
   // number.
@@ -338,9 +338,10 @@ Status Plane::publish(const Key& key, Entry& entry, TimePoint now) {
   next.persistence =
       desired.persistence ? static_cast<std::uint32_t>(desired.persistence->count()) : 0;
   next.persistence_prefix = prefix_of(desired);
-  next.addr = bpf::to_abi(key.address);
-  next.port = bpf::to_abi(key.port);
-  next.protocol = static_cast<std::uint8_t>(key.protocol);
+  const bpf::fl_vs_key packed = key_of(key);
+  next.addr = packed.addr;
+  next.port = packed.port;
+  next.protocol = packed.protocol;
   next.kind = static_cast<std::uint32_t>(desired.kind);
   bpf::fl_vs& place = tables_->vs()[entry.number];
   // All but the descriptors and the scheduler, which are out already.
@@ -489,7 +490,7 @@ void Plane::forget(const Key& key, Entry& entry, TimePoint now) {
       }
     }
     tables_->vs()[entry.number] = {};
-    note(bpf::FL_INGRESS, bpf::to_abi(key.address), -1);
+    note(bpf::FL_INGRESS, key_of(key).addr, -1);
     free_servers_.push_back(entry.number);
   }
   entries_.erase(key);
@@ -503,7 +504,8 @@ void Plane::retire(const Entry& entry, Real& real, TimePoint now) {
   if (std::exchange(real.is_leaving, true)) {
     return;
   }
-  const bool drains = tables_->vs()[entry.number].protocol == IPPROTO_TCP;
+  const std::uint8_t protocol = tables_->vs()[entry.number].protocol;
+  const bool drains = protocol == IPPROTO_TCP || protocol == FL_VS_MARK;
   std::chrono::seconds keep = config_.drain_timeout;
   if (entry.desired != nullptr && entry.desired->drain_timeout) {
     keep = *entry.desired->drain_timeout;
@@ -513,8 +515,7 @@ void Plane::retire(const Entry& entry, Real& real, TimePoint now) {
       static_cast<std::uint64_t>(real.deadline.time_since_epoch().count());
   store(tables_->rs()[real.number].state,
         static_cast<std::uint8_t>(drains ? bpf::FL_RS_DRAINING : bpf::FL_RS_GONE));
-  if (tables_->vs()[entry.number].protocol == IPPROTO_UDP &&
-      config_.sockets != bpf::FL_SOCKETS_OFF && can_close_sockets_) {
+  if (protocol == IPPROTO_UDP && config_.sockets != bpf::FL_SOCKETS_OFF && can_close_sockets_) {
     if (left_.empty()) {
       next_sockets_ = now + kSocketsDelay;
     }

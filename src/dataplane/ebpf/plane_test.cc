@@ -460,6 +460,44 @@ TEST_F(PlaneTest, PersistencePrefixIsOfTheLongForm) {
   EXPECT_EQ(list_table(tables)->virtual_servers.at(0).persistence_prefix, 32);
 }
 
+TEST_F(PlaneTest, FirewallMarksStandInPlaceOfAnAddress) {
+  const auto marked = [](net::Family family, const std::string& real) {
+    auto made = std::make_shared<plan::VirtualServer>(*server("10.96.0.1:80", {real}));
+    made->key = {.address = net::IpAddress::any(family), .mark = 7};
+    made->kind = plan::AddressKind::kFirewallMark;
+    made->on_node_interface = true;
+    return made;
+  };
+  const auto v4 = marked(net::Family::kIpv4, "198.51.100.1:0");
+  const auto v6 = marked(net::Family::kIpv6, "[2001:db8:2::1]:0");
+  start();
+  apply({v4, v6});
+  const auto both = {"FWM 7 rr: 198.51.100.1:0", "FWM 7 IPv6 rr: [2001:db8:2::1]:0"};
+  EXPECT_THAT(lines(), testing::ElementsAreArray(both));
+  EXPECT_THAT(list_table(tables)->addresses, IsEmpty());
+  EXPECT_TRUE(in_filter(bpf::FL_INGRESS, "0.0.0.7"));
+  EXPECT_TRUE(in_filter(bpf::FL_INGRESS, "::7"));
+
+  const std::size_t writes = tables.writes();
+  plane.reset();
+  start();
+  apply({v4, v6});
+  EXPECT_THAT(lines(), testing::ElementsAreArray(both));
+  EXPECT_EQ(tables.writes(), writes);
+  pass(seconds(60));  // an audit
+  EXPECT_THAT(plane->summary().drift_repaired, IsEmpty());
+
+  // Any protocol may come by it, so that its servers drain as those of TCP do.
+  tables.rs_counts()[number_of("198.51.100.1:0")].active = 1;
+  apply({}, {v4->key});
+  EXPECT_FALSE(lines().empty());
+  EXPECT_EQ(plane->summary().draining, 1U);
+  tables.rs_counts()[number_of("198.51.100.1:0")].active = 0;
+  pass(seconds(1));
+  EXPECT_THAT(lines(), ElementsAre("FWM 7 IPv6 rr: [2001:db8:2::1]:0"));
+  EXPECT_FALSE(in_filter(bpf::FL_INGRESS, "0.0.0.7"));
+}
+
 TEST_F(PlaneTest, UdpServerIsGoneAtOnce) {
   start();
   apply({server("10.96.0.1:53", {"198.51.100.1:53"}, "rr", net::Protocol::kUdp)});

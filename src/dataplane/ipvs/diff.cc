@@ -78,7 +78,7 @@ void diff_real_servers(const kernel::ServiceId& id, const Desired* desired, cons
 
 Desired desired(const plan::VirtualServer& server, const std::optional<std::string>& scheduler) {
   Desired wanted;
-  wanted.server.id = {server.key.address, server.key.port, server.key.protocol, 0};
+  wanted.server.id = {server.key.address, server.key.port, server.key.protocol, server.key.mark};
   wanted.server.scheduler = scheduler.value_or(server.scheduler.name);
   wanted.server.flags = scheduler ? 0 : server.scheduler.flags;
   wanted.server.netmask = server.persistence_prefix.value_or(server.key.address.is_v4() ? 32 : 128);

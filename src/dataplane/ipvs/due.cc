@@ -19,7 +19,7 @@ constexpr auto kConntrackInterval = std::chrono::seconds(1);
 constexpr auto kConntrackRetry = std::chrono::seconds(5);
 
 kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
-  return {key.address, key.port, key.protocol, 0};
+  return {key.address, key.port, key.protocol, key.mark};
 }
 
 // Same table entry as far as we decide about it; connection counts are not ours to compare.
@@ -233,10 +233,8 @@ std::vector<plan::VirtualServerKey> Plane::audit_servers(TimePoint /*now*/) {
   std::unordered_map<Key, const kernel::ObservedVirtualServer*> observed;
   observed.reserve(table->size());
   for (const kernel::ObservedVirtualServer& server : *table) {
-    if (server.server.id.fwmark == 0) {
-      const kernel::ServiceId& id = server.server.id;
-      observed.emplace(Key{id.address, id.port, id.protocol}, &server);
-    }
+    const kernel::ServiceId& id = server.server.id;
+    observed.emplace(Key{id.address, id.port, id.protocol, id.fwmark}, &server);
   }
   for (auto& [key, entry] : entries_) {
     if (retries_.contains(key)) {

@@ -25,7 +25,7 @@ constexpr int kPasses = 3;
 constexpr std::size_t kKeysPerBatch = 512;
 
 kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
-  return {key.address, key.port, key.protocol, 0};
+  return {key.address, key.port, key.protocol, key.mark};
 }
 
 const std::string* scheduler_of(const kernel::Op& op) {

@@ -662,6 +662,45 @@ TEST(Plane, ThresholdsChangeInPlaceAndSurviveARestart) {
   EXPECT_EQ(thresholds(), std::pair(0U, 0U)) << "wanted no more when the process came back";
 }
 
+TEST(Plane, FirewallMarksAreOursBySetMembers) {
+  Bed bed;
+  kernel::VirtualServer foreign;
+  foreign.id.address = net::IpAddress::any(net::Family::kIpv4);
+  foreign.id.fwmark = 9;
+  ASSERT_TRUE(bed.ipvs.change(kernel::AddVirtualServer{foreign}));
+  ASSERT_TRUE(bed.restart());
+  const auto marked = [](net::Family family) {
+    auto server = std::make_shared<plan::VirtualServer>(
+        *make({.reals = {family == net::Family::kIpv4 ? "198.51.100.1:0" : "[2001:db8:2::1]:0"}}));
+    server->key = {.address = net::IpAddress::any(family), .mark = 7};
+    server->kind = plan::AddressKind::kFirewallMark;
+    server->on_node_interface = true;
+    return server;
+  };
+  const plan::Delta whole{{marked(net::Family::kIpv4), marked(net::Family::kIpv6)}, {}};
+  bed.apply(whole);
+  EXPECT_THAT(bed.table(),
+              UnorderedElementsAre("FWM 7 IPv4 rr: 198.51.100.1:0/1",
+                                   "FWM 7 IPv6 rr: [2001:db8:2::1]:0/1", "FWM 9 IPv4 rr:"));
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"),
+              UnorderedElementsAre("127.0.0.1,tcp:1", "0.0.0.7,tcp:0"));
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-6-NODE-PORT"),
+              UnorderedElementsAre("::1,tcp:1", "::7,tcp:0"));
+  EXPECT_THAT(bed.route.address_texts("kube-ipvs0"), IsEmpty());
+
+  bed.ipvs.reset_applied();
+  bed.advance(2min);
+  ASSERT_TRUE(bed.restart());
+  bed.apply(whole);
+  EXPECT_THAT(bed.ipvs.applied(), IsEmpty());
+
+  ASSERT_TRUE(bed.restart());
+  bed.apply({});
+  bed.advance(5s);
+  EXPECT_THAT(bed.table(), ElementsAre("FWM 9 IPv4 rr:"));
+  EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), ElementsAre("127.0.0.1,tcp:1"));
+}
+
 TEST(PlaneProperty, ConvergesThroughFaultsAndRestarts) {
   for (unsigned seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dataplane/ipvs/sets.h"
 
+#include <span>
+
 #include "base/text.h"
 
 namespace fairlead::dataplane::ipvs {
@@ -33,9 +35,19 @@ Claim member_claim(SetId set, net::Family family, netlink::SetMember member) {
   return {Claim::Kind::kMember, set, family, member};
 }
 
+/// No virtual server has port 0, so that this meets none.
+net::IpAddress as_address(std::uint32_t mark, net::Family family) {
+  std::array<std::uint8_t, 16> bytes{};
+  for (std::size_t i = 0; i < 4; ++i) {
+    bytes.at(12 + i) = static_cast<std::uint8_t>(mark >> (24 - 8 * i));
+  }
+  return net::IpAddress::from_bytes(family == net::Family::kIpv4 ? std::span(bytes).last(4)
+                                                                 : std::span(bytes));
+}
+
 Claim key_claim(SetId set, const plan::VirtualServerKey& key) {
   netlink::SetMember member;
-  member.ip = key.address;
+  member.ip = key.mark == 0 ? key.address : as_address(key.mark, key.address.family());
   member.protocol = key.protocol;
   member.port = key.port;
   return member_claim(set, key.address.family(), member);
@@ -72,6 +84,8 @@ SetId set_of(plan::AddressKind kind, net::Protocol protocol) {
       return SetId::kExternalIp;
     case plan::AddressKind::kLoadBalancerIp:
       return SetId::kLoadBalancer;
+    case plan::AddressKind::kFirewallMark:
+      return SetId::kOwnedNodePorts;
     case plan::AddressKind::kNodePort:
       break;
   }

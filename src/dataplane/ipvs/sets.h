@@ -35,8 +35,9 @@ enum class SetId : std::uint8_t {
   kNodePortLocalSctp,
   kHealthCheckNodePort,
   kIpvsIps,
-  /// Ours: which node-port virtual servers we made. kube-proxy's bitmaps hold only port numbers,
-  /// by which nobody could tell our virtual server from a foreign one on the same port.
+  /// Ours: which node-port virtual servers we made, for kube-proxy's bitmaps hold only port
+  /// numbers, by which nobody could tell our virtual server from a foreign one on the same port.
+  /// And which of firewall marks: mark 7 is the member 0.0.0.7,tcp:0, or ::7,tcp:0.
   kOwnedNodePorts,
 };
 inline constexpr std::size_t kSetCount = 18;
@@ -67,7 +68,7 @@ struct Claim {
 
 /// Memberships by which a virtual server found in the kernel is known to be ours.
 [[nodiscard]] std::vector<Claim> ownership_claims(const plan::VirtualServerKey& key);
-/// The node port's own entry in our set.
+/// The own entry in our set of a node port or a mark.
 [[nodiscard]] Claim owned_node_port_claim(const plan::VirtualServerKey& key);
 /// A member of our set (an address that no virtual server has) which says that the set is complete:
 /// whatever node-port virtual server is not in it, is not ours. Missing before the first start.

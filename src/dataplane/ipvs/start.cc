@@ -13,7 +13,7 @@ namespace {
 namespace kernel = fairlead::ipvs;
 
 plan::VirtualServerKey key_of(const kernel::ServiceId& id) {
-  return {id.address, id.port, id.protocol};
+  return {id.address, id.port, id.protocol, id.fwmark};
 }
 
 }  // namespace
@@ -201,7 +201,7 @@ Status Plane::adopt_virtual_servers() {
   std::unordered_set<net::IpAddress> foreign;
   for (const kernel::ObservedVirtualServer& observed : *table) {
     const kernel::ServiceId& id = observed.server.id;
-    if (id.fwmark != 0 || !is_ours(key_of(id))) {
+    if (!is_ours(key_of(id))) {
       foreign.insert(id.address);
     } else if (!entries_.contains(key_of(id))) {  // a dump may repeat one
       adopt(observed);
