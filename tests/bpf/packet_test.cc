@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packet in, packet out, and the maps after it. Needs root; touches nothing outside its own maps.
+#include <array>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -409,6 +410,11 @@ TEST_P(ByFamily, ThresholdsShutAServerOut) {
   EXPECT_EQ(connect(12), "refused");  // three are not fewer than three quarters of four
   end(4);
   EXPECT_EQ(connect(13), server2());
+
+  const std::array ended = {forward_key(client(9), vip(), IPPROTO_TCP),
+                            forward_key(client(10), vip(), IPPROTO_TCP)};
+  EXPECT_THAT(programs.end(ended, 61), testing::ElementsAre(true, true));
+  EXPECT_EQ(connect(14), server());
 }
 
 TEST_P(ByFamily, ThresholdsDoNotShutOutBoundClients) {
