@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the BPF programs and the daemon share: the layout of every map. Both sides include this one
- * file; a change of any struct here is a new FL_LAYOUT, for maps outlive the process.
+ * file. Maps outlive the process, and the next one may be of another version, newer or older: a
+ * change of any struct here is a new FL_LAYOUT. What maps of another layout hold is taken over field
+ * by field, by name (src/bpf/migration.h): 0 must do for a new field, one that changes its meaning
+ * gets another name, and the numbers of an enum stay.
  *
  * Addresses are 16 bytes for both families, IPv4 as ::ffff:a.b.c.d, in network byte order. Ports
  * are in network byte order, all other numbers in the CPU's.
@@ -372,7 +375,7 @@ struct fl_filter {
 
 /* Map `config` (array of one, mmapped). */
 struct fl_config {
-  __u32 layout;                       /* FL_LAYOUT */
+  __u32 layout;                       /* FL_LAYOUT; stays the first field */
   __u32 tcp_timeout[FL_TCP_STATES];   /* ticks */
   __u32 sctp_timeout[FL_SCTP_STATES]; /* ticks */
   __u32 udp_timeout;                  /* ticks */
@@ -400,6 +403,10 @@ enum fl_event {
   FL_EVENT_TOO_BIG,     /* direct, tunnel: answered with the size that fits */
   FL_EVENTS
 };
+
+/* Program array `before`, filled while maps of another layout or size are taken over: the programs
+ * that go by those. */
+enum fl_before { FL_BEFORE_IN, FL_BEFORE_OUT, FL_BEFORE_IN_L3, FL_BEFORE_OUT_L3, FL_BEFORES };
 
 /* NOLINTEND */
 #endif

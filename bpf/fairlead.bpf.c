@@ -113,6 +113,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
     key.protocol = p->tuple.protocol;
     number = bpf_map_lookup_elem(&numbers, &key);
   }
+  p->is_unknown = !number || !is_start(p);
   if (!number) {
     if (replaces) {
       end_connection();
@@ -362,6 +363,9 @@ static __always_inline int in_and_on(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   verdict = in(skb, p);
+  if (p->is_unknown) {
+    bpf_tail_call(skb, &before, l3 ? FL_BEFORE_IN : FL_BEFORE_IN_L3);
+  }
   switch (p->then) {
     case REFUSE:
       return refuse(skb, p);
@@ -421,6 +425,7 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     flow = bpf_map_lookup_elem(&half, &p->tuple);
   }
   if (!flow) {
+    bpf_tail_call(skb, &before, l3 ? FL_BEFORE_OUT : FL_BEFORE_OUT_L3);
     return PASS;
   }
   now = ticks_now();

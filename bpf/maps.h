@@ -50,6 +50,13 @@ struct {
   __type(value, __u64);
 } events SEC(".maps");
 
+struct {
+  __uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+  __uint(max_entries, FL_BEFORES);
+  __uint(key_size, sizeof(__u32));
+  __uint(value_size, sizeof(__u32));
+} before SEC(".maps");
+
 static __always_inline void count(__u32 event) {
   __u64* counter = bpf_map_lookup_elem(&events, &event);
   if (counter) {

@@ -62,7 +62,8 @@ struct packet {
   __u8 fragment;
   __u8 v6;
   __u8 is_icmp;
-  __u8 event; /* TCP: flags; SCTP: type of the first chunk */
+  __u8 is_unknown; /* no connection of ours, nor the start of one */
+  __u8 event;      /* TCP: flags; SCTP: type of the first chunk */
   /* What is still to be done with it, once the calls that found it out have returned: the stack
    * that nested calls share is small. */
   __u8 then;

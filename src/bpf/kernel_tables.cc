@@ -12,11 +12,17 @@
 #include <unistd.h>
 
 #include "base/unique_fd.h"
-#include "bpf/object.h"
 #include "bpf/options.h"
 
 namespace fairlead::bpf {
 namespace {
+
+Error another_layout(const std::string& map) {
+  return {ErrorKind::kUnavailable,
+          "map " + map +
+              " is of another layout than this version's: `fairlead run` takes it over, "
+              "the version that made it can read it"};
+}
 
 /// An array map in this process's memory.
 template <typename Value>
@@ -31,8 +37,8 @@ class Mapped {
     }
   }
 
-  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name) {
-    Result<UniqueFd> map = open_map(pin_directory, name);
+  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name, MapSet set) {
+    Result<UniqueFd> map = open_map(pin_directory, name, set);
     return map ? open(map->get(), name) : fail(map.error());
   }
   /// Takes its own hold of the map.
@@ -44,7 +50,7 @@ class Mapped {
     }
     // Array maps round their elements up to 8 bytes; ours are all multiples of that.
     if (info.value_size != sizeof(Value) || sizeof(Value) % 8 != 0) {
-      return fail(ErrorKind::kUnavailable, "map " + name + " is of another layout");
+      return fail(another_layout(name));
     }
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     bytes_ = (std::size_t{info.max_entries} * sizeof(Value) + page - 1) / page * page;
@@ -68,11 +74,19 @@ class Mapped {
 template <typename Key, typename Value>
 class Hash {
  public:
-  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name) {
+  [[nodiscard]] Status open(const std::string& pin_directory, const std::string& name, MapSet set) {
     name_ = name;
-    Result<UniqueFd> map = open_map(pin_directory, name);
+    Result<UniqueFd> map = open_map(pin_directory, name, set);
     if (!map) {
       return fail(map.error());
+    }
+    bpf_map_info info{};
+    std::uint32_t size = sizeof(info);
+    if (bpf_obj_get_info_by_fd(map->get(), &info, &size) != 0) {
+      return fail_errno(errno, "map " + name);
+    }
+    if (info.key_size != sizeof(Key) || info.value_size != sizeof(Value)) {
+      return fail(another_layout(name));
     }
     map_ = std::move(*map);
     return {};
@@ -190,24 +204,31 @@ Status first_failure(const std::vector<Status>& results) {
 class KernelTables final : public Tables {
  public:
   [[nodiscard]] Status open(const std::string& pins, const Object* programs) {
+    const MapSet set = programs != nullptr ? programs->maps() : MapSet::kServing;
     const auto all = [](auto... steps) {
       Status status;
       (void)((status = steps(), status.has_value()) && ...);
       return status;
     };
-    Status status = all(
-        [&] { return vs_.open(pins, "vs"); }, [&] { return vs_counts_.open(pins, "vs_counts"); },
-        [&] { return rs_.open(pins, "rs"); }, [&] { return rs_counts_.open(pins, "rs_counts"); },
-        [&] { return slots_.open(pins, "slots"); }, [&] { return filter_.open(pins, "filter"); },
-        [&] { return config_.open(pins, "config"); },
-        [&] { return pressure_.open(pins, "pressure"); },
-        [&] { return numbers_.open(pins, "numbers"); },
-        [&] { return classes_.open(pins, "classes"); },
-        [&] { return devices_.open(pins, "devices"); }, [&] { return flows_.open(pins, "flows"); },
-        [&] { return clients_.open(pins, "clients"); },
-        [&] { return socket_peers_.open(pins, "socket_peers"); });
+    Status status = all([&] { return vs_.open(pins, "vs", set); },
+                        [&] { return vs_counts_.open(pins, "vs_counts", set); },
+                        [&] { return rs_.open(pins, "rs", set); },
+                        [&] { return rs_counts_.open(pins, "rs_counts", set); },
+                        [&] { return slots_.open(pins, "slots", set); },
+                        [&] { return filter_.open(pins, "filter", set); },
+                        [&] { return config_.open(pins, "config", set); },
+                        [&] { return pressure_.open(pins, "pressure", set); },
+                        [&] { return numbers_.open(pins, "numbers", set); },
+                        [&] { return classes_.open(pins, "classes", set); },
+                        [&] { return devices_.open(pins, "devices", set); },
+                        [&] { return flows_.open(pins, "flows", set); },
+                        [&] { return clients_.open(pins, "clients", set); },
+                        [&] { return socket_peers_.open(pins, "socket_peers", set); });
     if (!status) {
       return status;
+    }
+    if (config().layout != 0 && config().layout != FL_LAYOUT) {
+      return fail(another_layout("config"));
     }
     if (programs != nullptr) {
       if (status = ending_.open(programs->map("ending"), "ending"); !status) {
@@ -215,12 +236,12 @@ class KernelTables final : public Tables {
       }
       end_program_ = programs->program("fl_end");
     }
-    Result<UniqueFd> events = open_map(pins, "events");
+    Result<UniqueFd> events = open_map(pins, "events", set);
     if (!events) {
       return fail(events.error());
     }
     events_ = std::move(*events);
-    Result<UniqueFd> flows = open_map(pins, "flows");
+    Result<UniqueFd> flows = open_map(pins, "flows", set);
     bpf_map_info info{};
     std::uint32_t size = sizeof(info);
     if (flows && bpf_obj_get_info_by_fd(flows->get(), &info, &size) == 0) {

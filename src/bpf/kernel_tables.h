@@ -11,8 +11,9 @@
 
 namespace fairlead::bpf {
 
-/// Opens and maps what Object::load pinned. An error names the map; kNotFound: nothing is there.
-/// `programs`, which must outlive the tables, are what ends connections.
+/// Opens and maps what Object::load pinned. An error names the map; kNotFound: nothing is there,
+/// kUnavailable: it is of another layout than ours. `programs`, which must outlive the tables, are
+/// what ends connections; theirs are the maps then.
 [[nodiscard]] Result<std::unique_ptr<Tables>> open_tables(const std::string& pin_directory,
                                                           const Object* programs = nullptr);
 

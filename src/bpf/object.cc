@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <bpf/bpf.h>
+#include <bpf/btf.h>
 #include <bpf/libbpf.h>
 #include <cerrno>
+#include <cstring>
 #include <fcntl.h>
 #include <filesystem>
+#include <optional>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
@@ -19,7 +22,9 @@
 #include <fairlead.skel.h>
 
 #include "bpf/abi.h"
+#include "bpf/layout.h"
 #include "bpf/library_log.h"
+#include "bpf/migration.h"
 #include "bpf/options.h"
 
 namespace fairlead::bpf {
@@ -29,7 +34,19 @@ constexpr std::string_view kMountPoint = "/sys/fs/bpf";
 constexpr long kBpfFsMagic = 0xcafe4a11;
 
 /// Maps that are a matter of one load and not state.
-constexpr std::array<std::string_view, 2> kUnpinned = {"scratch", "ending"};
+constexpr std::array<std::string_view, 3> kUnpinned = {"before", "ending", "scratch"};
+
+// A migration's maps are in kBuilding until they hold all that the old ones do, then in kNext; once
+// they have settled, the old ones go to kOld and they to kMaps. Each step is one rename.
+constexpr std::string_view kMaps = "maps";
+constexpr std::string_view kNext = "next";
+constexpr std::string_view kBuilding = "building";
+constexpr std::string_view kOld = "old";
+
+std::string root_of(const std::string& pin_directory) { return pin_directory + "/v1"; }
+std::string directory(const std::string& pin_directory, std::string_view name) {
+  return root_of(pin_directory) + "/" + std::string(name);
+}
 
 bool is_bpffs(const std::string& path) {
   struct statfs info{};
@@ -71,33 +88,142 @@ bool is_pinned(std::string_view map) {
          std::ranges::find(kUnpinned, map) == kUnpinned.end();
 }
 
-/// Takes the pinned map if there is one; true then.
-Result<bool> take_pinned(bpf_map* map, const std::string& path) {
-  const UniqueFd pinned(bpf_obj_get(path.c_str()));
-  if (!pinned) {
-    return errno == ENOENT ? Result<bool>(false) : fail_errno(errno, path);
+Error with_mend(const Error& error) {
+  return {error.kind(),
+          error.text() + "; `fairlead cleanup` removes what was left, and with it the connections",
+          error.errno_value()};
+}
+
+Status remove_directory(const std::string& path) {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  return error && error.value() != ENOENT ? fail_errno(error.value(), "remove " + path) : Status{};
+}
+
+Status rename_directory(const std::string& from, const std::string& to) {
+  std::error_code error;
+  std::filesystem::rename(from, to, error);
+  return error ? fail_errno(error.value(), "rename " + from + " to " + to) : Status{};
+}
+
+/// The maps in kNext become those that serve.
+Status publish(const std::string& pin_directory) {
+  const std::string maps = directory(pin_directory, kMaps);
+  Status status = rename_directory(maps, directory(pin_directory, kOld));
+  if (status) {
+    status = rename_directory(directory(pin_directory, kNext), maps);
   }
+  return status ? remove_directory(directory(pin_directory, kOld)) : status;
+}
+
+/// Puts in order what a migration that was cut short has left. kNext is there afterwards only if
+/// programs that use it are in place: such a migration can only go on.
+Status recover(const std::string& pin_directory) {
+  const std::string maps = directory(pin_directory, kMaps);
+  const std::string next = directory(pin_directory, kNext);
+  for (const std::string_view left : {kOld, kBuilding}) {
+    if (Status status = remove_directory(directory(pin_directory, left)); !status) {
+      return status;
+    }
+  }
+  std::error_code error;
+  if (!std::filesystem::exists(next, error)) {
+    return {};
+  }
+  if (std::filesystem::is_empty(maps, error)) {
+    return rename_directory(next, maps);
+  }
+  Result<Migration> migration = Migration::between(maps, next);
+  if (!migration) {
+    return fail(with_mend(migration.error()));
+  }
+  const auto programs = programs_with(migration->new_maps());
+  if (!programs) {
+    return fail(programs.error());
+  }
+  return programs->empty() ? remove_directory(next) : Status{};
+}
+
+/// A pinned map beside ours of that name.
+struct Pinned {
+  UniqueFd fd;  // none: there is no such map
   bpf_map_info info{};
-  std::uint32_t size = sizeof(info);
-  if (bpf_obj_get_info_by_fd(pinned.get(), &info, &size) != 0) {
-    return fail_errno(errno, path);
+
+  [[nodiscard]] Status open(const std::string& path) {
+    fd = UniqueFd(bpf_obj_get(path.c_str()));
+    std::uint32_t size = sizeof(info);
+    if (!fd) {
+      return errno == ENOENT ? Status{} : fail_errno(errno, path);
+    }
+    return bpf_obj_get_info_by_fd(fd.get(), &info, &size) == 0 ? Status{} : fail_errno(errno, path);
   }
-  if (info.type != static_cast<std::uint32_t>(bpf_map__type(map)) ||
-      info.key_size != bpf_map__key_size(map) || info.value_size != bpf_map__value_size(map)) {
-    return fail(ErrorKind::kUnavailable,
-                path + ": is a map of another layout; `fairlead cleanup` removes what was left");
+};
+
+bool is_array(const bpf_map* map) {
+  return bpf_map__type(map) == BPF_MAP_TYPE_ARRAY ||
+         bpf_map__type(map) == BPF_MAP_TYPE_PERCPU_ARRAY;
+}
+
+bool is_of_size(const Pinned& pinned, const bpf_map* map) {
+  return pinned.info.type == static_cast<std::uint32_t>(bpf_map__type(map)) &&
+         pinned.info.key_size == bpf_map__key_size(map) &&
+         pinned.info.value_size == bpf_map__value_size(map) &&
+         pinned.info.map_flags == bpf_map__map_flags(map) &&
+         pinned.info.max_entries == bpf_map__max_entries(map);
+}
+
+/// Field for field, by BTF.
+Result<bool> is_of_layout(const Pinned& pinned, const bpf_object* object, const bpf_map* map) {
+  const Btf types = own(btf__load_from_kernel_by_id(pinned.info.btf_id));
+  if (types == nullptr) {
+    return fail_errno(errno, "read its BTF (wants CAP_SYS_ADMIN)");
   }
-  if (bpf_map__set_max_entries(map, info.max_entries) != 0 ||
-      bpf_map__reuse_fd(map, pinned.get()) != 0) {
-    return fail_errno(errno, path);
+  const btf& ours = *bpf_object__btf(object);
+  const Result<Layout> old_key = Layout::of(*types, pinned.info.btf_key_type_id);
+  const Result<Layout> old_value = Layout::of(*types, pinned.info.btf_value_type_id);
+  const Result<Layout> key = Layout::of(ours, bpf_map__btf_key_type_id(map));
+  const Result<Layout> value = Layout::of(ours, bpf_map__btf_value_type_id(map));
+  for (const auto* each : {&old_key, &old_value, &key, &value}) {
+    if (!*each) {
+      return fail(each->error());
+    }
   }
-  return true;
+  return *old_key == *key && *old_value == *value;
+}
+
+/// The number of the layout that maps are of, 0 if it has not been written; it comes first in
+/// fl_config, whatever follows.
+std::uint32_t layout_number(const Pinned& config) {
+  std::vector<std::byte> value(config.info.value_size);
+  const std::uint32_t first = 0;
+  std::uint32_t layout = 0;
+  if (config.fd && value.size() >= sizeof(layout) &&
+      bpf_map_lookup_elem(config.fd.get(), &first, value.data()) == 0) {
+    std::memcpy(&layout, value.data(), sizeof(layout));
+  }
+  return layout;
+}
+
+Status write_layout_number(const std::string& config_path) {
+  const UniqueFd config(bpf_obj_get(config_path.c_str()));
+  const std::uint32_t first = 0;
+  fl_config value{};
+  if (!config || bpf_map_lookup_elem(config.get(), &first, &value) != 0) {
+    return fail_errno(errno, config_path);
+  }
+  value.layout = FL_LAYOUT;
+  return bpf_map_update_elem(config.get(), &first, &value, BPF_ANY) == 0
+             ? Status{}
+             : fail_errno(errno, config_path);
 }
 
 }  // namespace
 
 struct Object::Impl {
   bpf_object* object = nullptr;
+  std::string pin_directory;
+  MapSet maps = MapSet::kServing;
+  std::optional<Migration> migration;
   Impl() = default;
   Impl(const Impl&) = delete;
   Impl& operator=(const Impl&) = delete;
@@ -118,13 +244,184 @@ struct Object::Impl {
     }
     return {};
   }
+
+  template <typename Visit>
+  [[nodiscard]] Status each_pinned(const Visit& visit) const {
+    for (bpf_map* map = bpf_object__next_map(object, nullptr); map != nullptr;
+         map = bpf_object__next_map(object, map)) {
+      const std::string name = bpf_map__name(map);
+      if (!is_pinned(name)) {
+        continue;
+      }
+      if (Status status = visit(map, name); !status) {
+        return fail(status.error().in("map " + name));
+      }
+    }
+    return {};
+  }
+
+  [[nodiscard]] Status set_sizes(const Sizes& sizes, MapSet set) const {
+    return each_pinned([&](bpf_map* map, const std::string& name) {
+      if (const std::uint32_t size = wanted_size(name, sizes); size != 0) {
+        bpf_map__set_max_entries(map, size);
+      }
+      Pinned pinned;
+      Status status = pinned.open(map_directory(pin_directory, set) + "/" + name);
+      if (status && pinned.fd && is_array(map)) {
+        // What is numbered beyond the smaller size would be lost.
+        bpf_map__set_max_entries(map, std::max(pinned.info.max_entries, bpf_map__max_entries(map)));
+      }
+      return status;
+    });
+  }
+
+  /// Takes the maps of the set that are as ours are to be. False: there are others among them.
+  [[nodiscard]] Result<bool> take(const Sizes& sizes, MapSet set) const {
+    if (Status status = set_sizes(sizes, set); !status) {
+      return fail(std::move(status.error()));
+    }
+    const std::string from = map_directory(pin_directory, set) + "/";
+    Pinned config;
+    if (Status status = config.open(from + "config"); !status) {
+      return fail(std::move(status.error()));
+    }
+    const std::uint32_t number = layout_number(config);
+    bool takes_all = true;
+    Status status = each_pinned([&](bpf_map* map, const std::string& name) -> Status {
+      Pinned pinned;
+      if (Status opened = pinned.open(from + name); !opened || !pinned.fd) {
+        return opened;
+      }
+      bool is_same = is_of_size(pinned, map);
+      if (is_same && number != FL_LAYOUT) {
+        const Result<bool> layout = is_of_layout(pinned, object, map);
+        if (!layout) {
+          return fail(layout.error());
+        }
+        // It says which layout the maps beside it are of.
+        is_same = *layout && (name != "config" || number == 0);
+      }
+      takes_all = takes_all && is_same;
+      return !is_same || bpf_map__reuse_fd(map, pinned.fd.get()) == 0
+                 ? Status{}
+                 : fail_errno(errno, "reuse it");
+    });
+    return status ? Result<bool>(takes_all) : fail(std::move(status.error()));
+  }
+
+  [[nodiscard]] Status load_with_maps(const Sizes& sizes, const LibraryLog& log) {
+    const std::string serving = directory(pin_directory, kMaps);
+    const std::string next = directory(pin_directory, kNext);
+    std::error_code error;
+    if (std::filesystem::exists(next, error)) {
+      Result<Migration> interrupted = Migration::between(serving, next);
+      if (!interrupted) {
+        return fail(with_mend(interrupted.error()));
+      }
+      const Result<bool> takes_all = take(sizes, MapSet::kNext);
+      if (!takes_all) {
+        return fail(with_mend(takes_all.error()));
+      }
+      if (*takes_all) {
+        migration.emplace(std::move(*interrupted));
+        maps = MapSet::kNext;
+        return load(log);
+      }
+      // It was another version's: it ends here, and ours begins with what it has come to.
+      Status status = interrupted->settle();
+      if (status) {
+        status = publish(pin_directory);
+      }
+      if (!status) {
+        return status;
+      }
+    }
+    const Result<bool> takes_all = take(sizes, MapSet::kServing);
+    if (!takes_all) {
+      return fail(with_mend(takes_all.error()));
+    }
+    Status status = load(log);
+    if (!status) {
+      return status;
+    }
+    return *takes_all ? pin(serving) : build_next();
+  }
+
+  /// Pins what is not pinned there.
+  [[nodiscard]] Status pin(const std::string& to) const {
+    return each_pinned([&](bpf_map* map, const std::string& name) -> Status {
+      const std::string path = to + "/" + name;
+      if (bpf_obj_pin(bpf_map__fd(map), path.c_str()) != 0 && errno != EEXIST) {
+        return fail_errno(errno, "pin " + path);
+      }
+      return {};
+    });
+  }
+
+  /// A set of maps beside those that serve, with what those hold.
+  [[nodiscard]] Status build_next() {
+    const std::string building = directory(pin_directory, kBuilding);
+    std::error_code error;
+    std::filesystem::create_directories(building, error);
+    if (error) {
+      return fail_errno(error.value(), "make " + building);
+    }
+    Status status = pin(building);
+    if (status) {
+      Result<Migration> found = Migration::between(directory(pin_directory, kMaps), building);
+      status = found ? found->copy() : fail(found.error());
+      if (status) {
+        migration.emplace(std::move(*found));
+        status = write_layout_number(building + "/config");
+      }
+    }
+    if (status) {
+      status = rename_directory(building, directory(pin_directory, kNext));
+    }
+    if (!status) {
+      std::filesystem::remove_all(building, error);  // what fails here the next start does
+      return fail(with_mend(status.error()));
+    }
+    maps = MapSet::kNext;
+    return {};
+  }
+
+  /// The programs that ours replace, for what ours do not know (bpf/fairlead.bpf.c).
+  [[nodiscard]] Status ask_before() const {
+    constexpr std::array<std::string_view, FL_BEFORES> kNames = {"fl_in", "fl_out", "fl_in_l3",
+                                                                 "fl_out_l3"};
+    const auto programs = programs_with(migration->old_maps());
+    if (!programs) {
+      return fail(programs.error());
+    }
+    const int before = bpf_object__find_map_fd_by_name(object, "before");
+    for (const LoadedProgram& program : *programs) {
+      const auto* const name = std::ranges::find(kNames, program.name);
+      if (name == kNames.end()) {
+        continue;
+      }
+      const auto slot = static_cast<std::uint32_t>(name - kNames.begin());
+      const int fd = program.fd.get();
+      if (bpf_map_update_elem(before, &slot, &fd, BPF_ANY) != 0) {
+        return fail_errno(errno, "hand on to the program " + program.name + " of before");
+      }
+    }
+    return {};
+  }
+
+  void ask_nobody() const {
+    const int before = bpf_object__find_map_fd_by_name(object, "before");
+    for (std::uint32_t slot = 0; slot < FL_BEFORES; ++slot) {
+      (void)bpf_map_delete_elem(before, &slot);  // it may be empty
+    }
+  }
 };
 
-std::string map_directory(const std::string& pin_directory) {
-  return pin_directory + "/v" + std::to_string(FL_LAYOUT) + "/maps";
+std::string map_directory(const std::string& pin_directory, MapSet set) {
+  return directory(pin_directory, set == MapSet::kServing ? kMaps : kNext);
 }
 std::string link_directory(const std::string& pin_directory) {
-  return pin_directory + "/v" + std::to_string(FL_LAYOUT) + "/links";
+  return directory(pin_directory, "links");
 }
 
 bool is_on_bpffs(const std::string& pin_directory) {
@@ -157,7 +454,7 @@ Status prepare_directory(const std::string& pin_directory) {
 
 Result<UniqueFd> lock_directory(const std::string& pin_directory) {
   // A file of a bpffs cannot be opened, a directory can, and takes a lock as any other.
-  const std::string path = std::filesystem::path(map_directory(pin_directory)).parent_path();
+  const std::string path = root_of(pin_directory);
   UniqueFd directory(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory) {
     return fail_errno(errno, path);
@@ -195,34 +492,34 @@ Result<Object> Object::load(const std::string& pin_directory, const Sizes& sizes
       error != 0) {
     return fail_errno(-error, "set the programs' options");
   }
-  std::vector<std::pair<bpf_map*, std::string>> fresh;
-  for (bpf_map* map = bpf_object__next_map(object, nullptr); map != nullptr;
-       map = bpf_object__next_map(object, map)) {
-    const std::string name = bpf_map__name(map);
-    if (!is_pinned(name)) {
-      continue;
-    }
-    if (const std::uint32_t size = wanted_size(name, sizes); size != 0) {
-      bpf_map__set_max_entries(map, size);
-    }
-    const std::string path = map_directory(pin_directory) + "/" + name;
-    const Result<bool> taken = take_pinned(map, path);
-    if (!taken) {
-      return fail(taken.error());
-    }
-    if (!*taken) {
-      fresh.emplace_back(map, path);
-    }
+  impl->pin_directory = pin_directory;
+  Status status = recover(pin_directory);
+  if (status) {
+    status = impl->load_with_maps(sizes, log);
   }
-  if (const Status loaded = impl->load(log); !loaded) {
-    return fail(loaded.error());
+  return status ? Result<Object>(Object(std::move(impl))) : fail(std::move(status.error()));
+}
+
+MapSet Object::maps() const { return impl_->maps; }
+
+Status Object::catch_up() {
+  const LibraryLog quiet;
+  Status status = impl_->migration->catch_up();
+  return status ? impl_->ask_before() : status;
+}
+
+Status Object::settle() {
+  Status status = impl_->migration->settle();
+  if (!status) {
+    return status;
   }
-  for (const auto& [map, path] : fresh) {
-    if (const int error = bpf_map__pin(map, path.c_str()); error != 0) {
-      return fail(Error::from_errno(-error, "pin " + path));
-    }
+  impl_->ask_nobody();
+  status = publish(impl_->pin_directory);
+  if (status) {
+    impl_->migration.reset();
+    impl_->maps = MapSet::kServing;
   }
-  return Object(std::move(impl));
+  return status;
 }
 
 Status Object::try_load() {
@@ -243,8 +540,8 @@ int Object::map(std::string_view name) const {
   return map == nullptr ? -1 : bpf_map__fd(map);
 }
 
-Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name) {
-  const std::string path = map_directory(pin_directory) + "/" + name;
+Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name, MapSet set) {
+  const std::string path = map_directory(pin_directory, set) + "/" + name;
   UniqueFd map(bpf_obj_get(path.c_str()));
   if (!map) {
     return fail_errno(errno, path);
@@ -270,18 +567,14 @@ Status remove_pins(const std::string& pin_directory) {
       return status;
     }
   }
-  for (const std::string& directory :
-       {link_directory(pin_directory), map_directory(pin_directory)}) {
-    std::error_code error;
-    std::filesystem::remove_all(directory, error);
-    if (error && error.value() != ENOENT) {
-      return fail_errno(error.value(), "remove " + directory);
+  for (const std::string_view name : {std::string_view("links"), kNext, kBuilding, kOld, kMaps}) {
+    if (Status status = remove_directory(directory(pin_directory, name)); !status) {
+      return status;
     }
   }
   // Each level only if nobody else has anything in it.
   std::error_code ignored;
-  std::filesystem::remove(std::filesystem::path(map_directory(pin_directory)).parent_path(),
-                          ignored);
+  std::filesystem::remove(root_of(pin_directory), ignored);
   std::filesystem::remove(pin_directory, ignored);
   return {};
 }

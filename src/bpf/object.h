@@ -13,7 +13,8 @@
 
 namespace fairlead::bpf {
 
-/// How much there is room for. A pinned map keeps the size it was made with.
+/// How much there is room for. Where maps of another size are pinned, their entries move into new
+/// ones; arrays do not become smaller.
 struct Sizes {
   std::uint32_t virtual_servers = 16'384;
   std::uint32_t real_servers = 131'072;
@@ -33,8 +34,13 @@ struct Options {
   bool fast_path = false;
 };
 
-/// `DIR/v<layout>/maps`, `DIR/v<layout>/links`.
-[[nodiscard]] std::string map_directory(const std::string& pin_directory);
+/// While maps of another layout or size are taken over there are two sets of them, of which those
+/// that need no change are the same maps.
+enum class MapSet { kServing, kNext };
+
+/// `DIR/v1/maps` (or `next`), `DIR/v1/links`. The number is that of this scheme.
+[[nodiscard]] std::string map_directory(const std::string& pin_directory,
+                                        MapSet set = MapSet::kServing);
 [[nodiscard]] std::string link_directory(const std::string& pin_directory);
 
 /// Makes the directories; mounts a bpffs on /sys/fs/bpf if the path is below it and none is there.
@@ -52,8 +58,12 @@ struct Options {
 
 class Object {
  public:
-  /// Loads the programs, with the maps pinned in the directory where there are some of this layout,
-  /// and pins the others. What the verifier said is in the error.
+  /// Loads the programs, with the maps pinned in the directory where there are some of this layout
+  /// and size, and pins the others. What other ones hold is copied; then `is_taking_over`, and
+  /// `catch_up` and `settle` are to be called before and after the programs of the old maps are
+  /// replaced. A process that is killed before that has changed nothing for the old programs, and
+  /// the next start begins again, or goes on if some are replaced already. What the verifier said
+  /// is in the error.
   [[nodiscard]] static Result<Object> load(const std::string& pin_directory, const Sizes& sizes,
                                            const Options& options = {});
   /// Whether this kernel takes the programs: with least maps, nothing pinned.
@@ -63,6 +73,15 @@ class Object {
   Object(Object&&) noexcept;
   Object& operator=(Object&&) noexcept;
   ~Object();
+
+  /// Where the maps of these programs are pinned.
+  [[nodiscard]] MapSet maps() const;
+  [[nodiscard]] bool is_taking_over() const { return maps() == MapSet::kNext; }
+  /// What packets have changed since `load`. From now on our programs hand what they do not know to
+  /// those that they replace.
+  [[nodiscard]] Status catch_up();
+  /// All programs have been replaced. The old maps are gone afterwards, and ours are kServing.
+  [[nodiscard]] Status settle();
 
   /// Valid as long as the object lives.
   [[nodiscard]] int program(std::string_view name) const;
@@ -76,7 +95,8 @@ class Object {
 };
 
 /// A pinned map. kNotFound if it is not there.
-[[nodiscard]] Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name);
+[[nodiscard]] Result<UniqueFd> open_map(const std::string& pin_directory, const std::string& name,
+                                        MapSet set = MapSet::kServing);
 
 /// Takes the program of a pinned link out of the way at once, and removes the pin; the kernel lets
 /// go of a link some time after its pin. What is gone already is success.

@@ -71,6 +71,46 @@ TEST_P(Way, ThereAndBackAgain) {
   ASSERT_TRUE(flow);
   EXPECT_EQ(flow->packets, 3U);
 }
+/// While maps are taken over: a connection that ours do not hold yet.
+TEST_P(Way, WhatTheProgramsOfBeforeKnowGoesOn) {
+  const Service service{.address = vip(),
+                        .protocol = protocol,
+                        .servers = {{server()}},
+                        .masquerade = GetParam().hidden};
+  Programs before(2048);  // of another size, so that it is loaded once for all tests
+  before.set_hide(kV4.node, kV6.node);
+  before.add(service);
+  programs.add(service);
+  programs.follow(before);
+  const Verdict first = before.in(build({client(), vip(), protocol}));
+  const std::string seen = read(before.out(first.frame).frame).source;
+  const std::size_t flows = before.flow_count();
+  ASSERT_EQ(flows, GetParam().hidden ? 4U : 2U);
+
+  Packet answer{server(), seen, protocol};
+  answer.tcp_flags = kSyn | kAck;
+  answer.sctp_chunk = 2;
+  const Verdict back = programs.in(build(answer));
+  EXPECT_EQ(text(back), server() + " > " + client());
+  const Verdict home = programs.out(back.frame);
+  EXPECT_EQ(text(home), vip() + " > " + client());
+  EXPECT_EQ(programs.flow_count(), 0U);
+
+  Packet request{client(), vip(), protocol};
+  request.tcp_flags = kAck;
+  request.sctp_chunk = 0;
+  const Verdict there = programs.in(build(request));
+  ASSERT_EQ(there.action, kPass);
+  EXPECT_EQ(text(there), client() + " > " + server());
+  if (protocol != IPPROTO_UDP) {  // of which any packet may be a first one
+    EXPECT_EQ(read(programs.out(there.frame).frame).source, seen);
+    EXPECT_EQ(programs.flow_count(), 0U);
+  }
+  // What begins is ours.
+  EXPECT_EQ(programs.in(build({client(40001), vip(), protocol})).action, kPass);
+  EXPECT_TRUE(programs.forward_flow(client(40001), vip(), protocol));
+  EXPECT_EQ(before.flow_count(), flows);
+}
 INSTANTIATE_TEST_SUITE_P(
     Packets, Way,
     testing::Values(Cell{&kV4, IPPROTO_TCP, false}, Cell{&kV4, IPPROTO_TCP, true},

@@ -95,6 +95,11 @@ void clear(const bpf_object* object) {
         }
         break;
       }
+      case BPF_MAP_TYPE_PROG_ARRAY:
+        for (std::uint32_t key = 0; key < entries; ++key) {
+          bpf_map_delete_elem(fd, &key);
+        }
+        break;
       default: {
         std::vector<std::uint8_t> key(bpf_map__key_size(map));
         while (bpf_map_get_next_key(fd, nullptr, key.data()) == 0 &&
@@ -150,6 +155,15 @@ Programs::Programs(std::uint32_t max_flows, bool fast_path) : kind_(max_flows, f
 Programs::~Programs() {
   if (!idle.emplace(kind_, object_).second) {
     bpf_object__close(object_);
+  }
+}
+
+void Programs::follow(const Programs& before) {
+  const char* const names[] = {"fl_in", "fl_out", "fl_in_l3", "fl_out_l3"};
+  for (std::uint32_t slot = 0; slot < bpf::FL_BEFORES; ++slot) {
+    const bpf_program* const program =
+        bpf_object__find_program_by_name(before.object_, names[slot]);
+    put("before", slot, bpf_program__fd(program));
   }
 }
 

@@ -75,6 +75,9 @@ class Programs {
   /// Seconds for a state.
   void set_tcp_timeout(bpf::fl_tcp_state state, std::uint32_t seconds);
 
+  /// These programs replace those of `before`, which go by other maps.
+  void follow(const Programs& before);
+
   [[nodiscard]] Verdict in(const Bytes& frame, std::uint32_t mark = 0) {
     return run("fl_in", frame, mark);
   }

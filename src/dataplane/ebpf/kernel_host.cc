@@ -50,6 +50,28 @@ class KernelHost final : public Host {
     return bpf::open_tables(config_.pin_directory, &*object_);
   }
 
+  Status take_over() override {
+    if (!object_->is_taking_over()) {
+      return {};
+    }
+    if (Status status = object_->catch_up(); !status) {
+      return status;
+    }
+    // What fails goes on with the old programs until the plane, which tries again, has mended it.
+    std::map<std::string, std::string> failures;
+    if (const auto devices = attach(true, failures); !devices) {
+      return fail(devices.error());
+    }
+    if (const Status sockets = attach_sockets(); !sockets) {
+      log::error("sockets are not translated", {{"error", sockets.error().text()}});
+    }
+    if (Status status = object_->settle(); !status) {
+      return status;
+    }
+    log::info("maps of another layout or size are taken over", {{"pins", config_.pin_directory}});
+    return {};
+  }
+
   Result<std::vector<bpf::Device>> attach(bool thorough,
                                           std::map<std::string, std::string>& failures) override {
     const auto links = route_->links();

@@ -47,6 +47,9 @@ class Host {
 
   /// Loads the programs and opens their maps. An error means that the mode cannot work.
   [[nodiscard]] virtual Result<std::unique_ptr<bpf::Tables>> open() = 0;
+  /// Where the maps follow those of another layout or size, replaces the programs that go by those.
+  /// Called once, when the maps hold what an earlier process of this layout would have left.
+  [[nodiscard]] virtual Status take_over() = 0;
   /// Looks at the devices, and puts the programs on those that are new; `thorough`: on all, also if
   /// they should be there. What failed is in `failures`, by device, and did not stop the others.
   [[nodiscard]] virtual Result<std::vector<bpf::Device>> attach(

@@ -61,6 +61,9 @@ Status Plane::start(TimePoint now) {
   if (Status status = adopt(); !status) {
     return status;
   }
+  if (Status status = host_->take_over(); !status) {
+    return status;
+  }
   host_->set_on_change([this](TimePoint at) { refresh_devices(false, at); });
   refresh_devices(true, now);
   return {};
@@ -68,14 +71,13 @@ Status Plane::start(TimePoint now) {
 
 void Plane::write_config() {
   bpf::fl_config& config = tables_->config();
-  const bool is_new = config.layout == 0;
   set_timeouts(config, config_.timeouts, 1);
   std::ranges::copy(kFirstPorts, config.port_first);
   std::ranges::copy(kLastPorts, config.port_last);
   config.half_open_limit = static_cast<std::uint32_t>(tables_->flow_capacity() / kHalfOpenShare);
   config.sockets = config_.sockets;
   config.netns_cookie = config_.netns_cookie;
-  if (is_new) {
+  while (config.port_seed == 0) {
     config.port_seed = std::random_device{}();
   }
   config.layout = FL_LAYOUT;

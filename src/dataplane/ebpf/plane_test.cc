@@ -84,6 +84,7 @@ class FakeHost final : public Host {
   Result<std::unique_ptr<bpf::Tables>> open() override {
     return std::make_unique<SharedTables>(tables_);
   }
+  Status take_over() override { return {}; }
   Result<std::vector<bpf::Device>> attach(bool, std::map<std::string, std::string>&) override {
     bpf::Device device;
     device.interface = 2;
