@@ -45,6 +45,19 @@ class Fairlead:
         self.stop()
         self.start()
 
+    def become(self, binary):
+        """From the next start on it is another version of the program."""
+        self._argv[0] = self._plane.table.binary = binary
+
+    def restart_as(self, binary):
+        self.stop()
+        self.become(binary)
+        self.start()
+
+    def status(self):
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
     def log_tail(self, lines=40):
         with open(self._log_path, errors="replace") as log:
             return log.read().splitlines()[-lines:]
@@ -89,6 +102,14 @@ class Fairlead:
         started = time.monotonic()
         self.eventually(check, timeout=60)  # Linux 6.1 in qemu looks long at the programs
         return time.monotonic() - started
+
+
+def other_layout():
+    """The program that keeps its state in maps of another layout (tests/layout)."""
+    build = os.path.dirname(os.path.dirname(_binary()))
+    path = os.path.join(build, "tests", "layout", "fairlead-other-layout")
+    assert os.access(path, os.X_OK), f"{path}: no such program; build it first"
+    return path
 
 
 def _binary():

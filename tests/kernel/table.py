@@ -99,10 +99,11 @@ class EbpfTable(Table):
 
     def __init__(self, pin_directory):
         self._pin_directory = pin_directory
+        self.binary = os.environ["FAIRLEAD"]  # the version whose maps they are
 
     def read(self, what="table"):
         """What `fairlead get` says, as it says it."""
-        argv = [os.environ["FAIRLEAD"], "get", what, "-o", "json"]
+        argv = [self.binary, "get", what, "-o", "json"]
         done = subprocess.run(
             [*argv, "--ebpf-pin-dir", self._pin_directory],
             capture_output=True, text=True, timeout=60,
@@ -181,7 +182,7 @@ class EbpfTable(Table):
         return dict(zip(self.EVENTS, counters))
 
     def pin(self, path):
-        """The path of what is pinned as this, below the directory of the maps' layout."""
+        """The path of what is pinned as this."""
         found = glob.glob(os.path.join(self._pin_directory, "v*", path))
         assert len(found) == 1, f"pinned as {path}: {found}"
         return found[0]
