@@ -30,7 +30,8 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
  */
 
 /* The client's packet, on to its server. */
-GLOBAL int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow* flow, __u32 now) {
+GLOBAL_MEM int send_forward(struct __sk_buff* skb, struct packet* p, struct fl_flow* flow,
+                            __u32 now) {
   struct fl_addr addr;
   __be16 port, client_port;
   if (!p || !flow) {
@@ -150,6 +151,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   if (set >= FL_CLASSES) {
     return PASS;
   }
+  choice.who = PACKET;
   choice.set = set;
   choice.block = *(volatile __u64*)&server->set[set];
   choice.port = bpf_ntohs(p->tuple.sport);

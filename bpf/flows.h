@@ -132,7 +132,7 @@ static __always_inline void move_state(struct fl_flow* flow, __u8 protocol, __u3
   __u32 new = next_state(protocol, direction, old, event);
   struct fl_rs_counts* counts;
   int was, is;
-  if (new == old || __sync_val_compare_and_swap(&flow->state, old, new) != old) {
+  if (new == old || compare_and_swap(&flow->state, old, new) != old) {
     return;
   }
   if (is_half_open(protocol, old) != is_half_open(protocol, new)) {
@@ -186,7 +186,7 @@ static __always_inline struct fl_rs* server_of(const struct fl_flow* flow) {
 }
 
 /* Silent for longer than its state allows, in both directions. */
-GLOBAL int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
+GLOBAL_MEM int is_expired(struct fl_tuple* key, struct fl_flow* flow, __u32 now) {
   struct fl_tuple reply_key;
   struct fl_flow* reply;
   __u32 timeout;
@@ -350,7 +350,7 @@ static __noinline int bind_client(struct fl_client_key* key, __u32 number, __u32
 }
 
 /* Through persistence, else by the scheduler. 0: no server. */
-GLOBAL __u32 choose(struct choice* choice, struct fl_addr* client) {
+GLOBAL_MEM __u32 choose(struct choice* choice, struct fl_addr* client) {
   struct fl_client_key key;
   struct fl_vs* server;
   __u32 number;
@@ -418,7 +418,7 @@ static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
  * Inserts the flows of the packet's connection. -EEXIST: another CPU was faster with the same one,
  * or no client port was to be had; other errors: the table is full.
  */
-GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
+GLOBAL_MEM int insert_connection(struct fl_flow* flow, __u32 in_half) {
   struct packet* p = the_packet();
   struct fl_tuple* forward;
   struct fl_tuple other;
@@ -491,7 +491,7 @@ GLOBAL int insert_connection(struct fl_flow* flow, __u32 in_half) {
 }
 
 /* One-packet scheduling: what the answer to the packet needs. 0, or an error as above. */
-GLOBAL int expect_answer(struct fl_flow* flow) {
+GLOBAL_MEM int expect_answer(struct fl_flow* flow) {
   struct packet* p = the_packet();
   struct fl_tuple other;
   struct fl_flow copy;

@@ -66,7 +66,7 @@ static __always_inline __u32 longest(struct __sk_buff* skb, const struct packet*
 
 /* Takes one off the packet's hop limit, and notes what an outer header inherits. 0: the packet has
  * made its last hop. */
-GLOBAL int take_hop(struct __sk_buff* skb, struct packet* p) {
+GLOBAL_MEM int take_hop(struct __sk_buff* skb, struct packet* p) {
   struct inherited* from;
   if (!p) {
     return 0;
@@ -103,7 +103,7 @@ GLOBAL int take_hop(struct __sk_buff* skb, struct packet* p) {
 }
 
 /* The IP header of a tunnel, and what follows it, in front of the packet. 0: done. */
-GLOBAL int encapsulate(struct __sk_buff* skb, struct packet* p) {
+GLOBAL_MEM int encapsulate(struct __sk_buff* skb, struct packet* p) {
   struct inherited* from;
   struct fl_rs* server;
   struct fl_device* device;
@@ -245,10 +245,10 @@ static __always_inline void note_way(struct packet* p, const struct bpf_fib_look
 }
 
 /* Where to send the packet: FOUND_WAY with the device and next hop noted, or a verdict. */
-GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
+GLOBAL_MEM int find_way(struct __sk_buff* skb, struct packet* p) {
   struct bpf_fib_lookup route;
   struct fl_rs* server;
-  __u32 extra;
+  __u32 extra, length;
   long found;
   if (!p) {
     return TC_ACT_SHOT;
@@ -258,10 +258,13 @@ GLOBAL int find_way(struct __sk_buff* skb, struct packet* p) {
     return TC_ACT_SHOT;
   }
   extra = p->as_is.in_tunnel ? tunnel_bytes(server) : 0;
-  found = ask_route(skb, &route, NULL, &p->as_is.addr, longest(skb, p) + extra);
+  length = longest(skb, p) + extra;
+  found = ask_route(skb, &route, NULL, &p->as_is.addr, length);
   if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED) {
     __u32 least = p->v6 ? FL_LEAST_MTU6 : FL_LEAST_MTU4;
-    if (p->is_icmp || p->fragment == LATER_FRAGMENT || route.mtu_result < least + extra) {
+    /* Before 5.12 the lookup does not tell what fits, and leaves the length that it was given. */
+    if (p->is_icmp || p->fragment == LATER_FRAGMENT || route.mtu_result < least + extra ||
+        route.mtu_result >= length) {
       count(FL_EVENT_NO_ROUTE);
       return TC_ACT_SHOT;
     }

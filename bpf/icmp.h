@@ -104,7 +104,7 @@ static __always_inline int maybe_in_tunnel(struct packet* p, __u32 point) {
 /* Translates an error about one of our connections; a ping to an address of ours is answered;
  * anything else passes as it is. An error about what a server answered past us goes the way of the
  * client's packets: only the server can mend it. */
-GLOBAL int handle_icmp(struct __sk_buff* skb, struct packet* p, __u32 point) {
+GLOBAL_MEM int handle_icmp(struct __sk_buff* skb, struct packet* p, __u32 point) {
   struct packet quoted;
   struct fl_tuple key;
   struct fl_flow* found;

@@ -4,6 +4,7 @@
 #define FAIRLEAD_BPF_MAPS_H
 
 #include "abi.h"
+#include "age.h"
 #include "kernel.h"
 
 #define FL_ARRAY(name, value_type, entries) \
@@ -81,9 +82,7 @@ static __always_inline struct fl_config* settings(void) {
   return bpf_map_lookup_elem(&config, &first);
 }
 
-static __always_inline __u32 ticks_now(void) {
-  return (__u32)(bpf_ktime_get_coarse_ns() >> FL_TICK_SHIFT);
-}
+static __always_inline __u32 ticks_now(void) { return (__u32)(clock() >> FL_TICK_SHIFT); }
 
 /* --- Addresses ---------------------------------------------------------------------------------
  */

@@ -165,7 +165,7 @@ static __always_inline int time_exceeded(struct __sk_buff* skb, const struct pac
 }
 
 /* A TCP segment of no connection: reset, as the stack of the address's owner would do. */
-GLOBAL int reset(struct __sk_buff* skb, struct packet* p) {
+GLOBAL_MEM int reset(struct __sk_buff* skb, struct packet* p) {
   struct tcphdr tcp, old;
   __u32 payload;
   __u64 sum;
@@ -238,7 +238,7 @@ GLOBAL int reset(struct __sk_buff* skb, struct packet* p) {
 }
 
 /* A ping: answered, as a node answers that has the address. */
-GLOBAL int echo(struct __sk_buff* skb, struct packet* p) {
+GLOBAL_MEM int echo(struct __sk_buff* skb, struct packet* p) {
   __u8 type;
   if (!p) {
     return TC_ACT_SHOT;

@@ -23,7 +23,7 @@ static const __u32 crc_powers[FL_CRC_POWERS] = {
     0x0d65762aU, 0x35d73a62U, 0x28461564U, 0xbf455269U, 0xe2ea32dcU, 0xfe7740e6U,
 };
 
-static __always_inline __u32 crc_multiply(__u32 a, __u32 b) {
+GLOBAL __u32 crc_multiply(__u32 a, __u32 b) {
   __u32 product = 0;
   int i;
   for (i = 31; i >= 0; --i) {
@@ -33,23 +33,15 @@ static __always_inline __u32 crc_multiply(__u32 a, __u32 b) {
   return product;
 }
 
-struct crc {
-  __u32 value;
-  __u32 bits;
-};
-
-static long crc_step(__u32 index, void* context) {
-  struct crc* crc = context;
-  if (crc->bits >> (index & 31) & 1) {
-    crc->value = crc_multiply(crc_powers[index < FL_CRC_POWERS ? index : 0], crc->value);
-  }
-  return 0;
-}
-
 static __always_inline __u32 crc_change(__u32 delta, __u32 length) {
-  struct crc crc = {delta, length * 8};
-  bpf_loop(FL_CRC_POWERS, crc_step, &crc, 0);
-  return crc.value;
+  __u32 bits = length * 8;
+  int i;
+  for (i = 0; i < FL_CRC_POWERS; ++i) {
+    if (bits >> i & 1) {
+      delta = crc_multiply(crc_powers[i], delta);
+    }
+  }
+  return delta;
 }
 
 /* --- Addresses and ports -----------------------------------------------------------------------

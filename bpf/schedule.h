@@ -9,9 +9,16 @@
 
 #include "packet.h"
 
-/* So many slots of servers at their threshold a turn skips before it gives up: all that a wrr
- * sequence has. */
+/* So many slots of servers at their threshold a turn skips before it gives up, all that a wrr
+ * sequence has; so many other servers a hash with fallback tries, all. But each turn of a loop
+ * costs an old kernel's verifier time. */
+#ifdef FL_OLD_KERNEL
+#define FL_MAX_SKIPS 512
+#define FL_MAX_FALLBACKS 512
+#else
 #define FL_MAX_SKIPS 4096
+#define FL_MAX_FALLBACKS FL_MH_SIZE
+#endif
 
 /* What is asked of the scheduler. */
 struct choice {
@@ -21,7 +28,9 @@ struct choice {
   __u32 client; /* folded source address, in the CPU's order */
   __u32 port;   /* client's port in the CPU's order, or 0 where it does not count */
   __u32 target; /* folded destination address */
+  __u32 who;    /* enum who */
 };
+enum who { PACKET, SOCKET };
 
 static __always_inline struct fl_slot* slot_at(__u64 block, __u32 index) {
   __u32 at = FL_BLOCK_BASE(block) + 1 + index;
@@ -43,7 +52,7 @@ static __always_inline __u32 fold(const struct fl_addr* addr) {
   return bpf_ntohl(addr->words[0] ^ addr->words[1] ^ addr->words[2] ^ addr->words[3]);
 }
 
-/* A walk over a block, by bpf_loop: the verifier then looks at one step. */
+/* A walk over a block. */
 struct walk {
   struct choice choice;
   __u32 scheduler;
@@ -57,10 +66,48 @@ struct walk {
 #define STOP 1
 #define GO_ON 0
 
+/*
+ * STEP long NAME(index, walk) is a step, WALKED(NAME) stands behind it, WALK(times, NAME, walk)
+ * takes so many steps or until one says STOP. The verifier looks at a step once: as that of
+ * bpf_loop (5.17), before as a GLOBAL function. Such a function took no memory then, so that the
+ * walk is kept in a map meanwhile: one for packets, which do not interrupt each other on one CPU
+ * but do interrupt sockets, and one for sockets. These interrupt each other where a kernel of 5.11
+ * to 5.16 has CONFIG_PREEMPT: then one that was disturbed finds no server, and is refused.
+ */
+#ifdef FL_OLD_KERNEL
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, 2);
+  __type(key, __u32);
+  __type(value, struct walk);
+} walks SEC(".maps");
+
+#define STEP static __always_inline
+#define WALKED(step)                                       \
+  GLOBAL int step##_of(__u32 index, __u32 who) {           \
+    struct walk* kept = bpf_map_lookup_elem(&walks, &who); \
+    return kept ? (int)step(index, kept) : STOP;           \
+  }
+#define WALK(times, step, w)                                   \
+  do {                                                         \
+    __u32 i, end = (times), who = (w)->choice.who;             \
+    struct walk* kept = bpf_map_lookup_elem(&walks, &who);     \
+    if (kept) {                                                \
+      *kept = *(w);                                            \
+      for (i = 0; i < end && step##_of(i, who) == GO_ON; ++i); \
+      *(w) = *kept;                                            \
+    }                                                          \
+  } while (0)
+#else
+#define STEP static
+#define WALKED(step)
+#define WALK(times, step, w) bpf_loop(times, step, w, 0)
+#endif
+
 /* --- Turns -------------------------------------------------------------------------------------
  */
 
-static long next_turn(__u32 index, void* context) {
+STEP long next_turn(__u32 index, void* context) {
   struct walk* w = context;
   struct fl_vs_counts* counts = vs_counts_at(w->choice.vs);
   __u32 set = w->choice.set;
@@ -69,7 +116,7 @@ static long next_turn(__u32 index, void* context) {
   if (!counts || set >= FL_CLASSES || index >= w->count || w->loop >= w->count) {
     return STOP;
   }
-  cursor = __sync_fetch_and_add(&counts->cursor[set], 1);
+  cursor = fetch_and_add(&counts->cursor[set], 1);
   if (cursor >= w->count) {
     cursor = w->loop + (cursor - w->loop) % (w->count - w->loop);
   }
@@ -80,6 +127,7 @@ static long next_turn(__u32 index, void* context) {
   }
   return GO_ON;
 }
+WALKED(next_turn)
 
 /* --- The least loaded ----------------------------------------------------------------------------
  */
@@ -88,7 +136,7 @@ static long next_turn(__u32 index, void* context) {
  * A server replaces the best so far only if it is better, so that ties fall to the first. Loads are
  * compared as load / weight by cross multiplication; lc compares with weight 1.
  */
-static long next_least(__u32 index, void* context) {
+STEP long next_least(__u32 index, void* context) {
   struct walk* w = context;
   struct fl_slot* slot;
   struct fl_rs_counts* counts;
@@ -124,9 +172,10 @@ static long next_least(__u32 index, void* context) {
   }
   return GO_ON;
 }
+WALKED(next_least)
 
 /* fo, ovf: the heaviest, of those with room (at most `weight` active connections) for ovf. */
-static long next_heaviest(__u32 index, void* context) {
+STEP long next_heaviest(__u32 index, void* context) {
   struct walk* w = context;
   struct fl_slot* slot;
   struct fl_rs_counts* counts;
@@ -144,6 +193,7 @@ static long next_heaviest(__u32 index, void* context) {
   }
   return GO_ON;
 }
+WALKED(next_heaviest)
 
 /* --- Hashes --------------------------------------------------------------------------------------
  */
@@ -200,7 +250,7 @@ static __always_inline __u32 table_size(__u32 scheduler) {
 }
 
 /* The first try, and with fallback those after it. */
-static long next_bucket(__u32 index, void* context) {
+STEP long next_bucket(__u32 index, void* context) {
   struct walk* w = context;
   struct fl_slot* slot;
   __u32 bucket;
@@ -220,6 +270,7 @@ static long next_bucket(__u32 index, void* context) {
   }
   return GO_ON;
 }
+WALKED(next_bucket)
 
 /* --- Any -----------------------------------------------------------------------------------------
  */
@@ -235,14 +286,11 @@ static __always_inline __u32 hidden_zero(const struct choice* choice) {
 }
 
 /* Number of the chosen real server; 0: none takes new connections. */
-GLOBAL __u32 schedule(struct choice* choice) {
+STEP __u32 pick(const struct choice* choice) {
   struct fl_vs* server;
   struct fl_slot* header;
   struct walk w;
   __u32 header_at;
-  if (!choice) {
-    return 0;
-  }
   header_at = FL_BLOCK_BASE(choice->block);
   server = vs_at(choice->vs);
   header = bpf_map_lookup_elem(&slots, &header_at);
@@ -259,24 +307,49 @@ GLOBAL __u32 schedule(struct choice* choice) {
   switch (w.scheduler) {
     case FL_RR:
     case FL_WRR:
-      bpf_loop(FL_MAX_SKIPS, next_turn, &w, 0);
+      WALK(FL_MAX_SKIPS, next_turn, &w);
       break;
     case FL_LC:
     case FL_WLC:
     case FL_SED:
     case FL_NQ:
-      bpf_loop(FL_MAX_SCAN, next_least, &w, 0);
+      WALK(FL_MAX_SCAN, next_least, &w);
       break;
     case FL_FO:
     case FL_OVF:
-      bpf_loop(FL_MAX_SCAN, next_heaviest, &w, 0);
+      WALK(FL_MAX_SCAN, next_heaviest, &w);
       break;
     default:
-      bpf_loop(server->flags & FL_VS_FALLBACK && w.scheduler != FL_DH ? 1 + FL_MH_SIZE : 1,
-               next_bucket, &w, 0);
+      WALK(server->flags & FL_VS_FALLBACK && w.scheduler != FL_DH ? 1 + FL_MAX_FALLBACKS : 1,
+           next_bucket, &w);
       break;
   }
   return w.chosen;
 }
+
+#ifdef FL_OLD_KERNEL
+GLOBAL __u32 pick_of(__u32 who) {
+  struct walk* kept = bpf_map_lookup_elem(&walks, &who);
+  struct choice choice;
+  if (!kept) {
+    return 0;
+  }
+  choice = kept->choice;
+  return pick(&choice);
+}
+static __always_inline __u32 schedule(const struct choice* choice) {
+  struct walk* kept;
+  __u32 number, who = choice->who;
+  kept = bpf_map_lookup_elem(&walks, &who);
+  if (!kept) {
+    return 0;
+  }
+  kept->choice = *choice;
+  number = pick_of(who);
+  return is_usable(number, choice->vs) ? number : 0; /* not if the walk was disturbed */
+}
+#else
+GLOBAL __u32 schedule(struct choice* choice) { return choice ? pick(choice) : 0; }
+#endif
 
 #endif

@@ -109,6 +109,7 @@ static __noinline int translate_target(struct bpf_sock_addr* ctx, struct target*
   if (set >= FL_CLASSES) {
     return 0;
   }
+  choice.who = SOCKET;
   choice.set = set;
   choice.block = *(volatile __u64*)&server->set[set];
   choice.port = 0;
@@ -192,7 +193,7 @@ static __always_inline void write6(struct bpf_sock_addr* ctx, const struct targe
     read##family(ctx, &t);                            \
     found = translate_target(ctx, &t, connects);      \
     if (found < 0) {                                  \
-      bpf_set_retval(-FL_ECONNREFUSED);               \
+      fail_with(FL_ECONNREFUSED);                     \
       return DENY;                                    \
     }                                                 \
     if (found) {                                      \

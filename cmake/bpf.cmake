@@ -26,7 +26,7 @@ endfunction()
 # fairlead_bpf(NAME): bpf/NAME.bpf.c, into the build folder's bpf/.
 function(fairlead_bpf name)
   set(out ${PROJECT_BINARY_DIR}/bpf)
-  file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bpf/*.h)
+  file(GLOB headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bpf/*.h ${PROJECT_SOURCE_DIR}/bpf/*.c)
   fairlead_bpf_object(${name} ${PROJECT_SOURCE_DIR}/bpf ${out} ${headers})
   add_custom_target(fairlead_bpf_${name} DEPENDS ${out}/${name}.skel.h ${out}/${name}.bpf.o)
 endfunction()

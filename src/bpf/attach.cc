@@ -32,10 +32,6 @@ constexpr std::uint32_t kTcxEgress = 47;
 constexpr std::uint32_t kHandle = 0xf1ee;
 constexpr std::uint32_t kPriority = 1;
 
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
-
 struct Side {
   std::string_view name;
   std::uint32_t tcx;
@@ -265,16 +261,6 @@ Result<std::string> cgroup_mount() {
     }
   }
   return fail(ErrorKind::kNotFound, "cgroup2 is mounted nowhere");
-}
-
-Result<std::uint64_t> netns_cookie() {
-  const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  std::uint64_t cookie = 0;
-  socklen_t size = sizeof(cookie);
-  if (!socket || ::getsockopt(socket.get(), SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &size) != 0) {
-    return fail_errno(errno, "cookie of the network namespace");
-  }
-  return cookie;
 }
 
 Status remove_all(const std::string& pin_directory) {

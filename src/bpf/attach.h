@@ -33,8 +33,6 @@ enum class Hook { kTcx, kClsact };
 
 /// Where cgroup2 is mounted; kNotFound if nowhere.
 [[nodiscard]] Result<std::string> cgroup_mount();
-/// What the kernel calls the network namespace of the calling thread (SO_NETNS_COOKIE, Linux 5.14).
-[[nodiscard]] Result<std::uint64_t> netns_cookie();
 
 /// Removes everything of ours from this network namespace and below the directory: filters on
 /// devices, links, maps.

@@ -14,11 +14,18 @@ std::string_view loss(Feature feature) {
   switch (feature) {
     case Feature::kSyscall:
     case Feature::kPrograms:
-    case Feature::kFetchAdd:
     case Feature::kArrayMmap:
     case Feature::kBatches:
     case Feature::kPinning:
       return {};
+    case Feature::kFetchAdd:
+      return "turns and changes of state take a lock";
+    case Feature::kLoop:
+      return "wrr and mh with fallback look at 512 servers that take no connections, then give up";
+    case Feature::kReason:
+      return "connect() to a service without endpoints fails with EPERM, not ECONNREFUSED";
+    case Feature::kRouteMtu:
+      return "clients are not told what fits through direct routing and tunnels";
     case Feature::kTcx:
       return "clsact filters serve instead, which whoever deletes the qdisc takes away";
     case Feature::kClsact:
@@ -59,6 +66,12 @@ std::string_view text(Feature feature) {
       return "our programs";
     case Feature::kFetchAdd:
       return "atomic operations with a result";
+    case Feature::kLoop:
+      return "loops of programs";
+    case Feature::kReason:
+      return "reasons for refused connect()";
+    case Feature::kRouteMtu:
+      return "MTU in route lookups";
     case Feature::kArrayMmap:
       return "arrays in memory";
     case Feature::kBatches:

@@ -65,8 +65,15 @@ INSTANTIATE_TEST_SUITE_P(
                   {}},
         ServeCase{"all_reasons",
                   {{Feature::kSyscall, State::kRefused, "one"},
-                   {Feature::kFetchAdd, State::kRefused, "two"}},
-                  {"bpf system call: one", "atomic operations with a result: two"}},
+                   {Feature::kBatches, State::kRefused, "two"}},
+                  {"bpf system call: one", "map operations in batches: two"}},
+        ServeCase{"an_old_kernel",
+                  {{Feature::kPrograms, State::kAvailable, ""},
+                   {Feature::kFetchAdd, State::kRefused, "x"},
+                   {Feature::kLoop, State::kRefused, "x"},
+                   {Feature::kReason, State::kRefused, "x"},
+                   {Feature::kRouteMtu, State::kRefused, "x"}},
+                  {}},
         ServeCase{"untried_is_no_reason", {{Feature::kPrograms, State::kNotTried, "x"}}, {}}),
     [](const auto& each) { return each.param.name; });
 

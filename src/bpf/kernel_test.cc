@@ -32,8 +32,10 @@
 #include "base/text.h"
 #include "bpf/attach.h"
 #include "bpf/devices.h"
+#include "bpf/helpers.h"
 #include "bpf/kernel_tables.h"
 #include "bpf/layout.h"
+#include "bpf/netns_cookie.h"
 #include "bpf/object.h"
 #include "bpf/options.h"
 #include "bpf/probe.h"
@@ -938,8 +940,16 @@ TEST_F(BpfKernel, ProbeLeavesNothing) {
   const std::vector<Finding> findings = probe({.pin_directory = pins_, .cgroup = World::cgroup});
   EXPECT_TRUE(can_serve(findings)) << format(findings);
   const bool has_tcx = best_hook() == Hook::kTcx;  // Linux 6.6; filters serve before
+  std::set<Feature> lacks;
+  if (!has_tcx) {
+    lacks = {Feature::kTcx};
+  }
+  if (is_old_kernel()) {
+    lacks = {Feature::kTcx, Feature::kFetchAdd, Feature::kLoop, Feature::kReason,
+             Feature::kRouteMtu};
+  }
   for (const Finding& finding : findings) {
-    const bool expected = has_tcx || finding.feature != Feature::kTcx;
+    const bool expected = !lacks.contains(finding.feature);
     EXPECT_EQ(finding.state, expected ? Finding::State::kAvailable : Finding::State::kRefused)
         << format(findings);
   }

@@ -20,8 +20,10 @@
 #include <vector>
 
 #include <fairlead.skel.h>
+#include <fairlead_old.skel.h>
 
 #include "bpf/abi.h"
+#include "bpf/helpers.h"
 #include "bpf/layout.h"
 #include "bpf/library_log.h"
 #include "bpf/migration.h"
@@ -34,7 +36,8 @@ constexpr std::string_view kMountPoint = "/sys/fs/bpf";
 constexpr long kBpfFsMagic = 0xcafe4a11;
 
 /// Maps that are a matter of one load and not state.
-constexpr std::array<std::string_view, 3> kUnpinned = {"before", "ending", "scratch"};
+constexpr std::array<std::string_view, 5> kUnpinned = {"before", "ending", "lock", "scratch",
+                                                       "walks"};
 
 // A migration's maps are in kBuilding until they hold all that the old ones do, then in kNext; once
 // they have settled, the old ones go to kOld and they to kMaps. Each step is one rename.
@@ -232,7 +235,8 @@ struct Object::Impl {
   [[nodiscard]] Status open() {
     // Of the skeleton only the bytes: what else it does is for globals, and we have none.
     std::size_t size = 0;
-    const void* const bytes = fairlead_bpf__elf_bytes(&size);
+    const void* const bytes =
+        is_old_kernel() ? fairlead_old_bpf__elf_bytes(&size) : fairlead_bpf__elf_bytes(&size);
     auto opts = options<bpf_object_open_opts>();
     opts.object_name = "fairlead";
     object = bpf_object__open_mem(bytes, size, &opts);

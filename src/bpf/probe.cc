@@ -21,7 +21,10 @@
 
 #include "base/unique_fd.h"
 #include "bpf/attach.h"
+#include "bpf/helpers.h"
+#include "bpf/instruction.h"
 #include "bpf/library_log.h"
+#include "bpf/netns_cookie.h"
 #include "bpf/object.h"
 #include "bpf/options.h"
 
@@ -38,16 +41,6 @@ constexpr std::array<bpf_attach_type, 8> kSocketHooks = {
     BPF_CGROUP_UDP6_SENDMSG,      BPF_CGROUP_UDP4_RECVMSG,      BPF_CGROUP_UDP6_RECVMSG,
     BPF_CGROUP_INET4_GETPEERNAME, BPF_CGROUP_INET6_GETPEERNAME,
 };
-
-bpf_insn instruction(int code, int destination, int source, int offset, int value) {
-  bpf_insn out{};
-  out.code = static_cast<std::uint8_t>(code);
-  out.dst_reg = static_cast<std::uint8_t>(destination) & 0xfU;
-  out.src_reg = static_cast<std::uint8_t>(source) & 0xfU;
-  out.off = static_cast<std::int16_t>(offset);
-  out.imm = value;
-  return out;
-}
 
 /// `return 1`: lets packets go on, and sockets do as they please.
 Result<UniqueFd> load_least(bpf_prog_type type, std::optional<bpf_attach_type> attach = {}) {
@@ -248,15 +241,30 @@ std::array<Finding, 2> try_devices() {
   return findings;
 }
 
-constexpr std::array<Feature, 7> kWithSyscall = {
-    Feature::kPrograms, Feature::kFetchAdd, Feature::kArrayMmap,   Feature::kBatches,
-    Feature::kTcx,      Feature::kClsact,   Feature::kSocketHooks,
+constexpr std::array<Feature, 10> kWithSyscall = {
+    Feature::kPrograms, Feature::kFetchAdd,    Feature::kLoop,    Feature::kReason,
+    Feature::kRouteMtu, Feature::kArrayMmap,   Feature::kBatches, Feature::kTcx,
+    Feature::kClsact,   Feature::kSocketHooks,
 };
+
+Finding find_helper(Feature feature, bpf_prog_type type, bpf_func_id helper) {
+  return has_helper(type, helper)
+             ? Finding{feature, State::kAvailable, ""}
+             : Finding{feature, State::kRefused, "the kernel has no such function"};
+}
 
 /// All of kWithSyscall.
 void try_bpf(const std::string& cgroup, std::vector<Finding>& findings) {
   findings.push_back(finding(Feature::kPrograms, Object::try_load()));
+  if (is_old_kernel() && findings.back().state == State::kAvailable) {
+    findings.back().detail = "those for kernels before Linux 5.18";
+  }
   findings.push_back(finding(Feature::kFetchAdd, try_fetch_add()));
+  findings.push_back(find_helper(Feature::kLoop, BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_loop));
+  findings.push_back(
+      find_helper(Feature::kReason, BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_FUNC_set_retval));
+  // Not that function, but what came with it.
+  findings.push_back(find_helper(Feature::kRouteMtu, BPF_PROG_TYPE_SCHED_CLS, BPF_FUNC_check_mtu));
   findings.push_back(finding(Feature::kArrayMmap, try_array_mmap()));
   findings.push_back(finding(Feature::kBatches, try_batches()));
   for (Finding& each : try_devices()) {

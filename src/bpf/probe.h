@@ -13,8 +13,11 @@ namespace fairlead::bpf {
 
 enum class Feature {
   kSyscall,      // bpf(2) makes a map
-  kPrograms,     // ours pass the verifier
+  kPrograms,     // ours pass the verifier, as they are for this kernel
   kFetchAdd,     // atomic operations with a result (Linux 5.12)
+  kLoop,         // bpf_loop (5.17)
+  kReason,       // bpf_set_retval (5.18)
+  kRouteMtu,     // a route lookup tells what fits (5.12)
   kArrayMmap,    // arrays in the process's memory (5.5)
   kBatches,      // many entries per call (5.6)
   kTcx,          // links on devices (6.6)

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/subprocess.h"
 #include "bpf/attach.h"
+#include "bpf/netns_cookie.h"
 #include "dataplane/ebpf/kernel_host.h"
 #include "dataplane/ebpf/plane.h"
 #include "dataplane/ipvs/plane.h"

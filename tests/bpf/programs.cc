@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "bpf/flows.h"
+#include "bpf/helpers.h"
 #include "bpf/options.h"
 #include "router.h"
 
@@ -44,12 +45,17 @@ net::SocketAddress socket_of(const std::string& text) {
 /// Verifying takes most of a test's time, so an object is cleared and used again.
 std::map<std::pair<std::uint32_t, bool>, bpf_object*> idle;
 
+bool force_old = false;
+
 bpf_object* load(std::uint32_t max_flows, bool fast_path) {
   libbpf_set_print(keep_log);
   last_log.clear();
-  bpf_object* object = bpf_object__open_file(FAIRLEAD_BPF_OBJECT, nullptr);
+  const std::string path =
+      std::string(FAIRLEAD_BPF_OBJECTS) +
+      (force_old || bpf::is_old_kernel() ? "/fairlead_old.bpf.o" : "/fairlead.bpf.o");
+  bpf_object* object = bpf_object__open_file(path.c_str(), nullptr);
   if (object == nullptr) {
-    throw std::runtime_error(std::string("cannot open ") + FAIRLEAD_BPF_OBJECT);
+    throw std::runtime_error("cannot open " + path);
   }
   bpf_map__set_max_entries(bpf_object__find_map_by_name(object, "flows"), max_flows);
   for (const char* name : {"slots", "clients", "numbers", "fragments", "half"}) {
@@ -126,6 +132,8 @@ bpf::fl_tuple forward_key(const std::string& client, const std::string& virtual_
   key.point = bpf::FL_INGRESS;
   return key;
 }
+
+void force_old_kernels_programs() { force_old = true; }
 
 Programs::Programs(std::uint32_t max_flows, bool fast_path) : kind_(max_flows, fast_path) {
   const auto kept = idle.find(kind_);

@@ -18,6 +18,9 @@ struct bpf_object;
 
 namespace fairlead::packets {
 
+/// The programs are those of this kernel, unless those for old ones are asked for.
+void force_old_kernels_programs();
+
 /// What a program made of a packet.
 struct Verdict {
   int action = 0;  // TC_ACT_*
