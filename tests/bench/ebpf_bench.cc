@@ -168,6 +168,7 @@ class BenchHost final : public dataplane::ebpf::Host {
     return std::vector<bpf::Device>{};
   }
   Status attach_sockets() override { return {}; }
+  Status take_over() override { return {}; }
   Result<std::size_t> close_udp_sockets(const std::set<net::IpAddress>& /*servers*/,
                                         const IsStale& /*is_stale*/) override {
     return 0;
