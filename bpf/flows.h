@@ -571,6 +571,10 @@ GLOBAL int promote_connection(void) {
     return -1;
   }
   flow = *found;
+  server = server_of(&flow);
+  if (!server) {
+    return -1; /* or it would count on whoever has the number now */
+  }
   if (flow.flags & FL_FLOW_HIDDEN) {
     struct fl_tuple unhide;
     key_of_hide(&other, forward, &flow);
@@ -592,9 +596,8 @@ GLOBAL int promote_connection(void) {
   if (promote_flow(forward)) {
     return -1;
   }
-  server = rs_at(flow.rs);
   counts = rs_counts_at(flow.rs);
-  if (server && counts) {
+  if (counts) {
     count_connection(counts, flow.flags & FL_FLOW_INACTIVE, 1);
     mind_thresholds(server, counts);
   }

@@ -523,6 +523,24 @@ TEST_P(ByFamily, OneClientPortToOneServerByTwoServices) {
   EXPECT_EQ(text(in(client(), vip(81), kAck)), second.source + " > " + server());
 }
 
+// What begins in a flood's table does not count on the server that has its number by then.
+TEST_P(ByFamily, FloodAndAnotherServer) {
+  programs.set_half_open_limit(1);
+  const auto first = programs.add({.address = vip(80), .servers = {{server()}}});
+  const auto second = programs.add({.address = vip(81), .servers = {{server2()}}});
+  for (int port = 1; port <= 2; ++port) {
+    EXPECT_EQ(in(client(port), vip(80)).action, kPass);
+  }
+  EXPECT_EQ(programs.counts(programs.server_number(first, 0)).active, 2U);
+  const std::uint32_t number = programs.server_number(second, 0);
+  EXPECT_EQ(in(client(), vip(81)).action, kPass);
+  EXPECT_FALSE(programs.forward_flow(client(), vip(81)));
+  programs.give_server_number_to_another(number);
+  EXPECT_EQ(in(client(), vip(81), kAck).action, kRedirect);  // a reset
+  EXPECT_FALSE(programs.forward_flow(client(), vip(81)));
+  EXPECT_EQ(programs.counts(number).active, 0U);
+}
+
 // Of one client and one server, every port that the second connection could get is taken.
 TEST(Packets, NoClientPortIsLeft) {
   Programs programs(65536);

@@ -278,6 +278,12 @@ void Programs::set_server_state(std::uint32_t number, bpf::fl_rs_state state) {
   put("rs", number, server);
 }
 
+void Programs::give_server_number_to_another(std::uint32_t number) {
+  auto server = *get<bpf::fl_rs>("rs", number);
+  ++server.generation;
+  put("rs", number, server);
+}
+
 void Programs::set_server_forwarding(std::uint32_t number, bpf::fl_forwarding forwarding) {
   auto server = *get<bpf::fl_rs>("rs", number);
   server.forwarding = static_cast<std::uint8_t>(forwarding);

@@ -70,6 +70,8 @@ class Programs {
   /// Number of a service's real server.
   [[nodiscard]] std::uint32_t server_number(std::uint32_t service, std::size_t index) const;
   void set_server_state(std::uint32_t number, bpf::fl_rs_state state);
+  /// As if the server had gone and another one come.
+  void give_server_number_to_another(std::uint32_t number);
   void set_server_forwarding(std::uint32_t number, bpf::fl_forwarding forwarding);
   /// What hidden clients look like, and the node to servers in tunnels.
   void set_hide(const std::string& v4, const std::string& v6);
