@@ -51,16 +51,6 @@ std::uint32_t get32(std::span<const std::uint8_t> in, std::size_t at) {
   return std::uint32_t{get16(in, at)} << 16U | get16(in, at + 2);
 }
 
-std::uint16_t internet_checksum(std::span<const std::uint8_t> bytes, std::uint32_t sum = 0) {
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    sum += i % 2 == 0 ? std::uint32_t{bytes[i]} << 8U : bytes[i];
-  }
-  while (sum >> 16U != 0) {
-    sum = (sum & 0xffffU) + (sum >> 16U);
-  }
-  return static_cast<std::uint16_t>(~sum);
-}
-
 std::uint32_t pseudo_sum(const Bytes& source, const Bytes& destination, std::uint8_t protocol,
                          std::size_t length) {
   std::uint32_t sum = protocol + static_cast<std::uint32_t>(length);
@@ -70,17 +60,6 @@ std::uint32_t pseudo_sum(const Bytes& source, const Bytes& destination, std::uin
     }
   }
   return sum;
-}
-
-std::uint32_t crc32c(std::span<const std::uint8_t> bytes) {
-  std::uint32_t crc = 0xffffffffU;
-  for (const std::uint8_t byte : bytes) {
-    crc ^= byte;
-    for (int bit = 0; bit < 8; ++bit) {
-      crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0);
-    }
-  }
-  return ~crc;
 }
 
 void set_crc32c(Bytes& transport) {
@@ -243,6 +222,27 @@ Network read_network(std::span<const std::uint8_t> in, std::size_t at, bool whol
 }
 
 }  // namespace
+
+std::uint16_t internet_checksum(std::span<const std::uint8_t> bytes, std::uint32_t sum) {
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    sum += i % 2 == 0 ? std::uint32_t{bytes[i]} << 8U : bytes[i];
+  }
+  while (sum >> 16U != 0) {
+    sum = (sum & 0xffffU) + (sum >> 16U);
+  }
+  return static_cast<std::uint16_t>(~sum);
+}
+
+std::uint32_t crc32c(std::span<const std::uint8_t> bytes) {
+  std::uint32_t crc = 0xffffffffU;
+  for (const std::uint8_t byte : bytes) {
+    crc ^= byte;
+    for (int bit = 0; bit < 8; ++bit) {
+      crc = (crc >> 1U) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0);
+    }
+  }
+  return ~crc;
+}
 
 Bytes build(const Packet& packet) {
   const End from = parse_end(packet.source);

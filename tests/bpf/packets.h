@@ -78,4 +78,9 @@ struct Opened {
 };
 [[nodiscard]] Opened open_tunnel(std::span<const std::uint8_t> frame);
 
+/// Of what comes in network byte order; `sum` is added, for a pseudo header. 0 over what is right.
+[[nodiscard]] std::uint16_t internet_checksum(std::span<const std::uint8_t> bytes,
+                                              std::uint32_t sum = 0);
+[[nodiscard]] std::uint32_t crc32c(std::span<const std::uint8_t> bytes);
+
 }  // namespace fairlead::packets
