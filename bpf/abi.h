@@ -2,9 +2,9 @@
 /*
  * What the BPF programs and the daemon share: the layout of every map. Both sides include this one
  * file. Maps outlive the process, and the next one may be of another version, newer or older: a
- * change of any struct here is a new FL_LAYOUT. What maps of another layout hold is taken over field
- * by field, by name (src/bpf/migration.h): 0 must do for a new field, one that changes its meaning
- * gets another name, and the numbers of an enum stay.
+ * change of any struct here is a new FL_LAYOUT. What maps of another layout hold is taken over
+ * field by field, by name (src/bpf/migration.h): 0 must do for a new field, one that changes its
+ * meaning gets another name, and the numbers of an enum stay.
  *
  * Addresses are 16 bytes for both families, IPv4 as ::ffff:a.b.c.d, in network byte order. Ports
  * are in network byte order, all other numbers in the CPU's.
