@@ -21,7 +21,8 @@ constexpr const char* kUsage = R"(Fairlead, the service proxy of a Kubernetes no
   fairlead run [FLAGS]    serve this node until stopped
   fairlead plan [FLAGS]   print what would be programmed; needs no privileges
   fairlead doctor         tell what this kernel has, and which data plane would serve
-  fairlead get WHAT       print the ebpf data plane's table or connections
+  fairlead get WHAT       print the data plane's table or connections
+  fairlead diff [FLAGS]   print in what the kernel differs from the plan
   fairlead cleanup        take the ebpf data plane out of the kernel
   fairlead version        print the version
 
@@ -56,16 +57,17 @@ int run(const std::string& program, const std::vector<std::string>& args) {
   return fairlead::proxy::run(std::move(*parsed->config));
 }
 
-int plan(const std::vector<std::string>& args) {
-  auto parsed = fairlead::config::parse_plan_flags("fairlead plan", args, host_name());
+int plan(fairlead::Result<fairlead::config::ParsedPlan> parsed,
+         int (*act)(const fairlead::config::PlanCommand&), int mistake) {
   if (!parsed) {
-    return complain(parsed.error().text());
+    complain(parsed.error().text());
+    return mistake;
   }
   if (!parsed->command) {
     std::cout << parsed->text;
     return parsed->exit_code;
   }
-  return fairlead::proxy::print_plan(*parsed->command);
+  return act(*parsed->command);
 }
 
 int state(fairlead::Result<fairlead::config::ParsedState> parsed,
@@ -95,7 +97,12 @@ int main(int argc, char** argv) {
     return run("fairlead run", args);
   }
   if (command == "plan") {
-    return plan(args);
+    return plan(fairlead::config::parse_plan_flags("fairlead plan", args, host_name()),
+                fairlead::proxy::print_plan, 1);
+  }
+  if (command == "diff") {
+    return plan(fairlead::config::parse_diff_flags(args, host_name()),
+                fairlead::proxy::print_difference, 2);
   }
   if (command == "get") {
     return state(fairlead::config::parse_get_flags(args), fairlead::proxy::print_state);

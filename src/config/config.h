@@ -94,6 +94,7 @@ struct PlanCommand {
 /// it could be here.
 struct StateCommand {
   std::string what;    // table, connections
+  std::string mode;    // ipvs, ebpf; empty: whichever there is
   std::string cgroup;  // doctor; empty: where cgroup2 is mounted
   std::string pin_dir = "/sys/fs/bpf/fairlead";
   std::string output = "text";  // text, json
@@ -114,6 +115,8 @@ struct ParsedPlan {
 };
 [[nodiscard]] Result<ParsedPlan> parse_plan_flags(const std::string& program,
                                                   const std::vector<std::string>& args,
+                                                  const std::string& host_name);
+[[nodiscard]] Result<ParsedPlan> parse_diff_flags(const std::vector<std::string>& args,
                                                   const std::string& host_name);
 
 }  // namespace fairlead::config

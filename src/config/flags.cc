@@ -436,17 +436,11 @@ Result<Parsed> parse_flags(const std::string& program, const std::vector<std::st
   return Parsed{std::move(outcome->config), std::move(outcome->text), outcome->exit_code};
 }
 
-Result<ParsedPlan> parse_plan_flags(const std::string& program,
-                                    const std::vector<std::string>& args,
-                                    const std::string& host_name) {
-  CLI::App app("Prints what `run` would program; changes nothing and needs no privileges.",
-               program);
-  Raw raw;
-  PlanCommand command;
+namespace {
+
+Result<ParsedPlan> parse_plan(CLI::App& app, Raw& raw, PlanCommand& command,
+                              const std::vector<std::string>& args, const std::string& host_name) {
   add_plan_flags(app, raw);
-  app.add_option("-o,--output", command.output, "text, json or ipvsadm")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"text", "json", "ipvsadm"}));
   auto outcome = parse(app, args, raw, host_name);
   if (!outcome) {
     return fail(outcome.error());
@@ -461,6 +455,34 @@ Result<ParsedPlan> parse_plan_flags(const std::string& program,
     parsed.command = std::move(command);
   }
   return parsed;
+}
+
+}  // namespace
+
+Result<ParsedPlan> parse_plan_flags(const std::string& program,
+                                    const std::vector<std::string>& args,
+                                    const std::string& host_name) {
+  CLI::App app("Prints what `run` would program; changes nothing and needs no privileges.",
+               program);
+  Raw raw;
+  PlanCommand command;
+  app.add_option("-o,--output", command.output, "text, json or ipvsadm")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"text", "json", "ipvsadm"}));
+  return parse_plan(app, raw, command, args, host_name);
+}
+
+Result<ParsedPlan> parse_diff_flags(const std::vector<std::string>& args,
+                                    const std::string& host_name) {
+  CLI::App app(
+      "Prints in what the kernel differs from what `run` would program, one line each; changes "
+      "nothing. Exit: 0 they are alike, 1 they differ, 2 one of them could not be had.",
+      "fairlead diff");
+  Raw raw;
+  PlanCommand command;
+  app.add_option("--ebpf-pin-dir", raw.pin_dir, "Where the ebpf plane keeps its state")
+      ->capture_default_str();
+  return parse_plan(app, raw, command, args, host_name);
 }
 
 namespace {
@@ -482,7 +504,7 @@ Result<ParsedState> parse_state(CLI::App& app, const std::vector<std::string>& a
 }  // namespace
 
 Result<ParsedState> parse_get_flags(const std::vector<std::string>& args) {
-  CLI::App app("Prints what the ebpf data plane holds at this moment.", "fairlead get");
+  CLI::App app("Prints what the data plane holds in the kernel at this moment.", "fairlead get");
   StateCommand command;
   app.add_option("what", command.what, "table (virtual and real servers) or connections")
       ->required()
@@ -490,6 +512,9 @@ Result<ParsedState> parse_get_flags(const std::vector<std::string>& args) {
   app.add_option("-o,--output", command.output, "text or json")
       ->capture_default_str()
       ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--proxy-mode", command.mode,
+                 "Of which data plane, ipvs or ebpf (default: ebpf if it is there, else ipvs)")
+      ->check(CLI::IsMember({"ipvs", "ebpf"}));
   return parse_state(app, args, command);
 }
 

@@ -73,16 +73,34 @@ struct RealServer {
   friend auto operator<=>(const RealServer&, const RealServer&) = default;
 };
 
-/// A real server as the kernel shows it.
+/// Since the entry was made.
+struct Stats {
+  std::uint64_t connections = 0, in_packets = 0, out_packets = 0, in_bytes = 0, out_bytes = 0;
+  friend bool operator==(const Stats&, const Stats&) = default;
+};
+
+/// A real server as the kernel shows it. Statistics are told by netlink, as thresholds are.
 struct ObservedRealServer {
   RealServer server;
   std::uint32_t active_connections = 0;
   std::uint32_t inactive_connections = 0;
+  std::uint32_t persistent_connections = 0;  // as `stats`
+  Stats stats{};
 };
 
 struct ObservedVirtualServer {
   VirtualServer server;
-  std::vector<ObservedRealServer> real_servers;
+  std::vector<ObservedRealServer> real_servers{};
+  Stats stats{};
+};
+
+struct Connection {
+  net::Protocol protocol = net::Protocol::kTcp;
+  net::SocketAddress client, virtual_server, server;  // a template's client has port 0
+  std::string state;                                  // `ESTABLISHED`
+  std::uint32_t expires = 0;                          // seconds
+
+  friend bool operator==(const Connection&, const Connection&) = default;
 };
 
 struct AddVirtualServer {
@@ -136,7 +154,8 @@ class Client {
   [[nodiscard]] virtual Status set_timeouts(const Timeouts& timeouts) = 0;
 
   /// The whole table, every virtual server with its real servers in the kernel's order. Connection
-  /// thresholds may be missing (0) here, see netlink_client.h; the other two tell them.
+  /// thresholds and statistics may be missing (0) here, see netlink_client.h; the other two tell
+  /// them.
   [[nodiscard]] virtual Result<std::vector<ObservedVirtualServer>> dump() = 0;
   /// The same with everything, at several system calls per virtual server.
   [[nodiscard]] virtual Result<std::vector<ObservedVirtualServer>> dump_exactly() = 0;
@@ -155,6 +174,9 @@ class Client {
 /// Over generic netlink in the network namespace of the calling thread. kUnavailable if the kernel
 /// has no IPVS (naming the module), kPermission without CAP_NET_ADMIN.
 [[nodiscard]] Result<std::unique_ptr<Client>> make_netlink_client();
+
+/// From /proc/net/ip_vs_conn, which misses some and repeats some while they come and go.
+[[nodiscard]] Result<std::vector<Connection>> read_connections();
 
 }  // namespace fairlead::ipvs
 

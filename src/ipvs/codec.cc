@@ -170,6 +170,17 @@ std::optional<ServiceId> decode_id(const Attributes& service) {
   return id;
 }
 
+Stats decode_stats(const Attributes& stats) {
+  const auto value = [&](int attribute) {
+    return stats[static_cast<std::uint16_t>(attribute)].u64().value_or(0);
+  };
+  return {.connections = value(IPVS_STATS_ATTR_CONNS),
+          .in_packets = value(IPVS_STATS_ATTR_INPKTS),
+          .out_packets = value(IPVS_STATS_ATTR_OUTPKTS),
+          .in_bytes = value(IPVS_STATS_ATTR_INBYTES),
+          .out_bytes = value(IPVS_STATS_ATTR_OUTBYTES)};
+}
+
 // /proc text
 
 // Takes the next word (blanks around it are dropped); empty at the end.
@@ -206,43 +217,57 @@ std::optional<std::uint32_t> parse_hex(std::string_view text, std::size_t digits
   return value;
 }
 
-// `0A000064:0050` or `[2001:0db8:...]:0050`. Not IpAddress::parse: that reads a v4-mapped address
-// as IPv4, but here the table says IPv6.
-std::optional<net::SocketAddress> parse_proc_socket(std::string_view text) {
-  if (text.size() < 5 || text[text.size() - 5] != ':') {
-    return std::nullopt;
-  }
-  const auto port = parse_hex(text.substr(text.size() - 4), 4);
-  std::string_view host = text.substr(0, text.size() - 5);
-  if (!port) {
-    return std::nullopt;
-  }
-  const net::Port port_value{static_cast<std::uint16_t>(*port)};
+// `0A000064` or `2001:0db8:...`, all groups in full. Not IpAddress::parse: that reads a v4-mapped
+// address as IPv4, but here the table says IPv6.
+std::optional<net::IpAddress> parse_proc_address(std::string_view text) {
   std::array<std::uint8_t, 16> bytes{};
-  if (host.empty() || host.front() != '[') {
-    const auto value = parse_hex(host, 8);
+  if (text.find(':') == std::string_view::npos) {
+    const auto value = parse_hex(text, 8);
     if (!value) {
       return std::nullopt;
     }
     for (std::size_t i = 0; i < 4; ++i) {
       bytes[i] = static_cast<std::uint8_t>(*value >> (24 - (8 * i)));
     }
-    return net::SocketAddress{IpAddress::from_bytes(std::span(bytes).first(4)), port_value};
+    return IpAddress::from_bytes(std::span(bytes).first(4));
   }
-  constexpr std::size_t kV6Length = 1 + (8 * 4) + 7 + 1;
-  if (host.size() != kV6Length || host.back() != ']') {
+  constexpr std::size_t kV6Length = (8 * 4) + 7;
+  if (text.size() != kV6Length) {
     return std::nullopt;
   }
-  host = host.substr(1, host.size() - 2);
   for (std::size_t group = 0; group < 8; ++group) {
-    const auto value = parse_hex(host.substr(group * 5, 4), 4);
-    if (!value || (group != 7 && host[(group * 5) + 4] != ':')) {
+    const auto value = parse_hex(text.substr(group * 5, 4), 4);
+    if (!value || (group != 7 && text[(group * 5) + 4] != ':')) {
       return std::nullopt;
     }
     bytes[2 * group] = static_cast<std::uint8_t>(*value >> 8U);
     bytes[(2 * group) + 1] = static_cast<std::uint8_t>(*value & 0xffU);
   }
-  return net::SocketAddress{IpAddress::from_bytes(bytes), port_value};
+  return IpAddress::from_bytes(bytes);
+}
+
+std::optional<net::SocketAddress> parse_proc_socket(std::string_view host, std::string_view port) {
+  const auto address = parse_proc_address(host);
+  const auto number = parse_hex(port, 4);
+  if (!address || !number) {
+    return std::nullopt;
+  }
+  return net::SocketAddress{*address, net::Port{static_cast<std::uint16_t>(*number)}};
+}
+
+// `0A000064:0050` or `[2001:0db8:...]:0050`.
+std::optional<net::SocketAddress> parse_proc_socket(std::string_view text) {
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) {
+    return std::nullopt;
+  }
+  std::string_view host = text.substr(0, colon);
+  const bool is_v6 = host.starts_with('[') && host.ends_with(']');
+  if (is_v6) {
+    host = host.substr(1, host.size() - 2);
+  }
+  const auto socket = parse_proc_socket(host, text.substr(colon + 1));
+  return socket && socket->address.is_v4() != is_v6 ? socket : std::nullopt;
 }
 
 std::optional<ForwardMethod> parse_method(std::string_view text) {
@@ -419,6 +444,10 @@ std::optional<VirtualServer> decode_virtual_server(const Attributes& message) {
   return server;
 }
 
+Stats decode_virtual_server_stats(const Attributes& message) {
+  return decode_stats(message.nest(IPVS_CMD_ATTR_SERVICE).nest(IPVS_SVC_ATTR_STATS64));
+}
+
 std::optional<ObservedRealServer> decode_real_server(const Attributes& message, Family family) {
   const Attributes dest = message.nest(IPVS_CMD_ATTR_DEST);
   if (const auto number = dest[IPVS_DEST_ATTR_ADDR_FAMILY].u16(); number.value_or(0) != 0) {
@@ -456,6 +485,8 @@ std::optional<ObservedRealServer> decode_real_server(const Attributes& message, 
   }
   real.active_connections = dest[IPVS_DEST_ATTR_ACTIVE_CONNS].u32().value_or(0);
   real.inactive_connections = dest[IPVS_DEST_ATTR_INACT_CONNS].u32().value_or(0);
+  real.persistent_connections = dest[IPVS_DEST_ATTR_PERSIST_CONNS].u32().value_or(0);
+  real.stats = decode_stats(dest.nest(IPVS_DEST_ATTR_STATS64));
   return real;
 }
 
@@ -531,6 +562,29 @@ bool ProcParser::line(std::string_view text) {
   entry.id.protocol = *protocol;
   current_ = std::move(entry);
   return true;
+}
+
+std::optional<Connection> parse_connection(std::string_view line) {
+  Connection connection;
+  const auto protocol = net::parse_protocol(take_word(line));
+  const auto take_socket = [&] {
+    const std::string_view host = take_word(line);
+    return parse_proc_socket(host, take_word(line));
+  };
+  const auto client = take_socket();
+  const auto virtual_server = take_socket();
+  const auto server = take_socket();
+  connection.state = std::string(take_word(line));
+  const auto expires = parse_u32(take_word(line));
+  if (!protocol || !client || !virtual_server || !server || !expires) {
+    return std::nullopt;
+  }
+  connection.protocol = *protocol;
+  connection.client = *client;
+  connection.virtual_server = *virtual_server;
+  connection.server = *server;
+  connection.expires = *expires;
+  return connection;
 }
 
 Error describe(const Op& op, const Error& error) {

@@ -38,6 +38,8 @@ namespace fairlead::ipvs {
 /// ever matches those.
 [[nodiscard]] std::optional<VirtualServer> decode_virtual_server(
     const netlink::Attributes& message);
+/// Of the same message; what the kernel (before 4.1) does not tell is 0.
+[[nodiscard]] Stats decode_virtual_server_stats(const netlink::Attributes& message);
 /// `family`: of the virtual server, for kernels (before 3.18) that do not tell the real server's.
 [[nodiscard]] std::optional<ObservedRealServer> decode_real_server(
     const netlink::Attributes& message, net::Family family);
@@ -71,6 +73,9 @@ class ProcParser {
   bool skipping_ = false;  // real servers of a virtual server that we do not report
   std::size_t header_lines_ = 0;
 };
+
+/// A line of /proc/net/ip_vs_conn; nullopt for its title, and for other protocols than ours.
+[[nodiscard]] std::optional<Connection> parse_connection(std::string_view line);
 
 /// The error of a refused op, told in its words: which object, and what IPVS means by the errno.
 /// Kind and errno stay the kernel's.

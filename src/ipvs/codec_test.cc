@@ -305,5 +305,34 @@ TEST(ServiceIdHash, DiffersWhereIdsDiffer) {
   EXPECT_NE(hash(mark(7, net::Family::kIpv4)), hash(mark(7, net::Family::kIpv6)));
 }
 
+TEST(ConnectionTest, LinesOfProc) {
+  const auto v4 =
+      parse_connection("TCP C0000201 9C40 0A600001 0050 C6336401 1F90 ESTABLISHED     899 ");
+  ASSERT_TRUE(v4);
+  EXPECT_EQ(v4->protocol, net::Protocol::kTcp);
+  EXPECT_EQ(v4->client.text(), "192.0.2.1:40000");
+  EXPECT_EQ(v4->virtual_server.text(), "10.96.0.1:80");
+  EXPECT_EQ(v4->server.text(), "198.51.100.1:8080");
+  EXPECT_EQ(v4->state, "ESTABLISHED");
+  EXPECT_EQ(v4->expires, 899U);
+  const auto v6 = parse_connection(
+      "UDP 2001:0db8:0000:0000:0000:0000:0000:0001 9C40 2001:0db8:0000:0000:0000:0000:0000:0002 "
+      "0035 "
+      "2001:0db8:0000:0000:0000:0000:0000:0003 0035 UDP             300");
+  ASSERT_TRUE(v6);
+  EXPECT_EQ(v6->client.text(), "[2001:db8::1]:40000");
+  EXPECT_EQ(v6->server.text(), "[2001:db8::3]:53");
+}
+
+TEST(ConnectionTest, OtherLinesAreNone) {
+  for (const char* line :
+       {"Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData", "",
+        "TCP", "TCP C0000201 9C40 0A600001 0050 C6336401 1F90 ESTABLISHED",
+        "IP  C0000201 0000 0A600001 0000 C6336401 0000 NONE 10",
+        "TCP C000020 9C40 0A600001 0050 C6336401 1F90 ESTABLISHED 1"}) {
+    EXPECT_FALSE(parse_connection(line)) << line;
+  }
+}
+
 }  // namespace
 }  // namespace fairlead::ipvs

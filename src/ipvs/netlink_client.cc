@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <csignal>
 #include <fcntl.h>
+#include <fstream>
 #include <linux/netlink.h>
 #include <spawn.h>
 #include <string>
@@ -150,7 +151,10 @@ Result<std::vector<ObservedVirtualServer>> NetlinkClient::virtual_servers() {
       [&](const netlink::Message& message) {
         auto server = decode_virtual_server(netlink::generic_attributes(message));
         if (server) {
-          servers.push_back({.server = std::move(*server), .real_servers = {}});
+          servers.push_back(
+              {.server = std::move(*server),
+               .real_servers = {},
+               .stats = decode_virtual_server_stats(netlink::generic_attributes(message))});
         }
       },
       [&] { servers.clear(); });
@@ -266,7 +270,10 @@ Result<std::optional<ObservedVirtualServer>> NetlinkClient::get(const ServiceId&
       socket_.get(encode_get_virtual_server(family_, id), [&](const netlink::Message& message) {
         auto server = decode_virtual_server(netlink::generic_attributes(message));
         if (server) {
-          found = ObservedVirtualServer{.server = std::move(*server), .real_servers = {}};
+          found = ObservedVirtualServer{
+              .server = std::move(*server),
+              .real_servers = {},
+              .stats = decode_virtual_server_stats(netlink::generic_attributes(message))};
         }
       });
   if (!status) {
@@ -327,6 +334,22 @@ Result<std::unique_ptr<Client>> make_netlink_client() {
     return fail(std::move(client.error()));
   }
   return std::unique_ptr<Client>(std::move(*client));
+}
+
+Result<std::vector<Connection>> read_connections() {
+  const std::string path = "/proc/thread-self/net/ip_vs_conn";
+  std::ifstream file(path);
+  if (!file) {
+    return fail_errno(errno, path);
+  }
+  std::vector<Connection> connections;
+  for (std::string line; std::getline(file, line);) {
+    if (auto connection = parse_connection(line)) {
+      connections.push_back(std::move(*connection));
+    }
+  }
+  return file.bad() ? fail(ErrorKind::kSystem, path + ": cannot be read")
+                    : Result<std::vector<Connection>>(std::move(connections));
 }
 
 }  // namespace fairlead::ipvs

@@ -16,7 +16,35 @@ namespace {
 constexpr auto kSettle = std::chrono::milliseconds(100);
 constexpr auto kRetry = std::chrono::seconds(1);
 
+Result<std::vector<net::IpAddress>> addresses_of(netlink::Route& route) {
+  const auto device = route.find(std::string(dataplane::ipvs::kDevice));
+  if (!device) {
+    return fail(device.error());
+  }
+  const auto all = route.addresses();
+  if (!all) {
+    return fail(all.error());
+  }
+  std::vector<net::IpAddress> addresses;
+  for (const netlink::InterfaceAddress& address : *all) {
+    // Link-local ones come with every pod and serve nothing: they must not cause work.
+    const bool counts = !address.address.is_loopback() &&
+                        (address.address.is_v4() || !address.address.is_link_local());
+    if (counts && (!*device || address.interface != **device)) {
+      addresses.push_back(address.address);
+    }
+  }
+  std::ranges::sort(addresses);
+  addresses.erase(std::ranges::unique(addresses).begin(), addresses.end());
+  return addresses;
+}
+
 }  // namespace
+
+Result<std::vector<net::IpAddress>> node_addresses() {
+  const auto route = netlink::make_route();
+  return route ? addresses_of(**route) : fail(route.error());
+}
 
 Result<std::unique_ptr<NodeWatch>> NodeWatch::open(event::Loop& loop, OnChange on_change) {
   auto route = netlink::make_route();
@@ -29,7 +57,7 @@ Result<std::unique_ptr<NodeWatch>> NodeWatch::open(event::Loop& loop, OnChange o
   }
   std::unique_ptr<NodeWatch> watch(
       new NodeWatch(loop, std::move(on_change), std::move(*route), std::move(*monitor)));
-  auto addresses = watch->read();
+  auto addresses = addresses_of(*watch->route_);
   if (!addresses) {
     return fail(addresses.error());
   }
@@ -50,31 +78,8 @@ NodeWatch::NodeWatch(event::Loop& loop, OnChange on_change, std::unique_ptr<netl
                              }
                            })) {}
 
-Result<std::vector<net::IpAddress>> NodeWatch::read() {
-  const auto device = route_->find(std::string(dataplane::ipvs::kDevice));
-  if (!device) {
-    return fail(device.error());
-  }
-  const auto all = route_->addresses();
-  if (!all) {
-    return fail(all.error());
-  }
-  std::vector<net::IpAddress> addresses;
-  for (const netlink::InterfaceAddress& address : *all) {
-    // Link-local ones come with every pod and serve nothing: they must not cause work.
-    const bool counts = !address.address.is_loopback() &&
-                        (address.address.is_v4() || !address.address.is_link_local());
-    if (counts && (!*device || address.interface != **device)) {
-      addresses.push_back(address.address);
-    }
-  }
-  std::ranges::sort(addresses);
-  addresses.erase(std::ranges::unique(addresses).begin(), addresses.end());
-  return addresses;
-}
-
 void NodeWatch::reread() {
-  auto addresses = read();
+  auto addresses = addresses_of(*route_);
   if (!addresses) {
     // The last known set stays in force: acting on an empty one would take node ports away.
     log::warn("cannot read the node's addresses, will retry",

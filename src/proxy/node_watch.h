@@ -14,7 +14,10 @@
 
 namespace fairlead::proxy {
 
-/// Addresses of all interfaces but the data planes' own device.
+/// Addresses of all interfaces but the data planes' own device; sorted.
+[[nodiscard]] Result<std::vector<net::IpAddress>> node_addresses();
+
+/// The same, and their changes.
 class NodeWatch {
  public:
   using OnChange = std::function<void(const std::vector<net::IpAddress>&)>;
@@ -29,7 +32,6 @@ class NodeWatch {
  private:
   NodeWatch(event::Loop& loop, OnChange on_change, std::unique_ptr<netlink::Route> route,
             std::unique_ptr<netlink::AddressMonitor> monitor);
-  [[nodiscard]] Result<std::vector<net::IpAddress>> read();
   void reread();
 
   OnChange on_change_;

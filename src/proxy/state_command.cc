@@ -1,24 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "proxy/state_command.h"
 
-#include <chrono>
 #include <iostream>
 #include <string>
 
 #include <nlohmann/json.hpp>
 
 #include "bpf/attach.h"
-#include "bpf/kernel_tables.h"
 #include "dataplane/ebpf/listing.h"
+#include "dataplane/ipvs/view.h"
 
 namespace fairlead::proxy {
 namespace {
 
-using dataplane::ebpf::ListedConnection;
-using dataplane::ebpf::Listing;
+using dataplane::ListedConnection;
+using dataplane::Listing;
 using nlohmann::ordered_json;
 
-ordered_json json_of(const dataplane::ebpf::Totals& totals) {
+ordered_json json_of(const dataplane::Totals& totals) {
   return {{"connections", totals.connections},
           {"in_packets", totals.in_packets},
           {"out_packets", totals.out_packets},
@@ -26,14 +25,14 @@ ordered_json json_of(const dataplane::ebpf::Totals& totals) {
           {"out_bytes", totals.out_bytes}};
 }
 
-ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& events) {
+ordered_json json_of(const Listing& listing, dataplane::View& view) {
   ordered_json servers = ordered_json::array();
   for (const auto& server : listing.virtual_servers) {
     ordered_json reals = ordered_json::array();
     for (const auto& real : server.real_servers) {
       ordered_json each = {{"address", real.socket.address.text()},
                            {"port", net::number(real.socket.port)},
-                           {"forwarding", real.forwarding},
+                           {"forwarding", real.method.text()},
                            {"weight", real.weight},
                            {"upper_threshold", real.thresholds.upper},
                            {"lower_threshold", real.thresholds.lower},
@@ -61,10 +60,9 @@ ordered_json json_of(const Listing& listing, const std::vector<std::uint64_t>& e
   for (const net::IpAddress& address : listing.addresses) {
     addresses.push_back(address.text());
   }
-  ordered_json counters;
-  const auto names = dataplane::ebpf::event_names();
-  for (std::size_t i = 0; i < names.size() && i < events.size(); ++i) {
-    counters[std::string(names[i])] = events[i];
+  ordered_json counters = ordered_json::object();
+  for (const auto& [name, count] : view.events()) {
+    counters[name] = count;
   }
   return {{"virtual_servers", servers}, {"addresses", addresses}, {"events", counters}};
 }
@@ -94,7 +92,7 @@ void print(const Listing& listing) {
     }
     std::cout << '\n';
     for (const auto& real : server.real_servers) {
-      std::cout << "  -> " << real.socket.text() << ' ' << real.forwarding << " weight "
+      std::cout << "  -> " << real.socket.text() << ' ' << real.method.text() << " weight "
                 << real.weight << ' ' << real.state << " active " << real.active << " inactive "
                 << real.inactive;
       if (real.thresholds.upper != 0) {
@@ -122,18 +120,13 @@ int complain(const Error& error) {
 }  // namespace
 
 int print_state(const config::StateCommand& command) {
-  const auto tables = bpf::open_tables(command.pin_dir);
-  if (!tables) {
-    return complain(tables.error().kind() == ErrorKind::kNotFound
-                        ? Error(ErrorKind::kNotFound,
-                                "nothing is pinned in " + command.pin_dir +
-                                    ": no daemon in ebpf mode has run with this --ebpf-pin-dir")
-                        : tables.error());
+  const auto view = open_view(command.mode, command.pin_dir);
+  if (!view) {
+    return complain(view.error());
   }
   const bool as_json = command.output == "json";
   if (command.what == "connections") {
-    const auto connections =
-        dataplane::ebpf::list_connections(**tables, bpf::ticks(std::chrono::steady_clock::now()));
+    const auto connections = (*view)->connections();
     if (!connections) {
       return complain(connections.error());
     }
@@ -144,16 +137,31 @@ int print_state(const config::StateCommand& command) {
     }
     return 0;
   }
-  const auto listing = dataplane::ebpf::list_table(**tables);
+  const auto listing = (*view)->table();
   if (!listing) {
     return complain(listing.error());
   }
   if (as_json) {
-    std::cout << json_of(*listing, (*tables)->events()).dump(2) << '\n';
+    std::cout << json_of(*listing, **view).dump(2) << '\n';
   } else {
     print(*listing);
   }
   return 0;
+}
+
+Result<std::unique_ptr<dataplane::View>> open_view(const std::string& mode,
+                                                   const std::string& pin_directory) {
+  if (mode == "ipvs") {
+    return dataplane::ipvs::open_view();
+  }
+  auto view = dataplane::ebpf::open_view(pin_directory);
+  const bool may_be_ipvs = mode.empty() && !view && view.error().kind() == ErrorKind::kNotFound;
+  if (may_be_ipvs) {
+    if (auto other = dataplane::ipvs::open_view()) {
+      return other;
+    }
+  }
+  return view;
 }
 
 int clean_up(const config::StateCommand& command) {

@@ -17,6 +17,7 @@ class IpvsPlane:
     def __init__(self, node, _directory):
         self.table = IpvsTable(node)
         self.flags = ()
+        self.view_flags = ("--proxy-mode", self.mode)  # of the commands that look at it
 
     def close(self):
         pass
@@ -34,6 +35,7 @@ class EbpfPlane:
         check(_libc.mount(b"bpf", self.bpffs.encode(), b"bpf", 0, None), f"mount {self.bpffs}")
         self.pin_directory = os.path.join(self.bpffs, "fairlead")
         self.table = EbpfTable(self.pin_directory)
+        self.view_flags = ("--proxy-mode", self.mode, "--ebpf-pin-dir", self.pin_directory)
         self.flags = ("--ebpf-pin-dir", self.pin_directory, "--ebpf-cgroup", own_cgroup())
 
     def close(self):

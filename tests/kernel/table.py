@@ -88,8 +88,8 @@ class IpvsTable(Table):
 class EbpfTable(Table):
     """The maps of our BPF programs, as the program prints them."""
 
-    _METHODS = {"nat": "Masq", "fullnat": "Masq", "direct": "Route", "tunnel": "Tunnel"}
-    _OPTIONS = {"nat": "-m", "fullnat": "-m", "direct": "-g", "tunnel": "-i"}
+    _METHODS = {"nat": "Masq", "fullnat": "Masq", "direct": "Route"}  # others are tunnels
+    _OPTIONS = {"nat": "-m", "fullnat": "-m", "direct": "-g"}
     _FLAGS = {"TCP": "-t", "UDP": "-u", "SCTP": "--sctp-service"}
     # In the order of enum fl_event.
     EVENTS = (
@@ -121,7 +121,7 @@ class EbpfTable(Table):
             assert key not in table, f"{key} is there twice"
             servers = [
                 RealServer(
-                    server["address"], server["port"], self._METHODS[server["forwarding"]],
+                    server["address"], server["port"], self._METHODS.get(server["forwarding"], "Tunnel"),
                     server["weight"], server["active"], server["inactive"],
                 )
                 for server in row["real_servers"]
@@ -163,7 +163,7 @@ class EbpfTable(Table):
             lines.append(f"-A {virtual} -s {row['scheduler']}{persistence}")
             for server in row["real_servers"]:
                 real = endpoint_text(server["address"], server["port"])
-                method = self._OPTIONS[server["forwarding"]]
+                method = self._OPTIONS.get(server["forwarding"], "-i")
                 lines.append(f"-a {virtual} -r {real} {method} -w {server['weight']}")
         return sorted(lines)
 

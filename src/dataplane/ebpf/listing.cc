@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <netinet/in.h>
 #include <unordered_map>
 
 #include "bpf/flows.h"
+#include "bpf/kernel_tables.h"
 #include "dataplane/ebpf/keys.h"
 #include "dataplane/ebpf/scheduling.h"
 #include "dataplane/ebpf/sweep.h"
@@ -20,7 +22,6 @@ constexpr std::array<std::string_view, bpf::FL_TCP_STATES> kTcpStates = {
 constexpr std::array<std::string_view, bpf::FL_SCTP_STATES> kSctpStates = {
     "NONE",     "INIT1",       "INIT",   "C-SENT",     "C-REPLIED",  "C-WAIT",   "COOKIE",
     "C-ECHOED", "ESTABLISHED", "S-SENT", "S-RECEIVED", "S-ACK-SENT", "REJECTED", "CLOSED"};
-constexpr std::array<std::string_view, 4> kForwarding = {"nat", "direct", "tunnel", "fullnat"};
 constexpr std::array<std::string_view, 4> kServerStates = {"free", "up", "draining", "gone"};
 
 template <std::size_t kSize>
@@ -80,6 +81,36 @@ std::uint32_t seconds_left(std::uint32_t silence, std::uint32_t timeout) {
              : 0;
 }
 
+plan::ForwardingMethod method_of(const bpf::fl_rs& real) {
+  plan::ForwardingMethod method{.forwarding = static_cast<plan::Forwarding>(real.forwarding)};
+  if (method.forwarding == plan::Forwarding::kTunnel) {
+    method.tunnel = static_cast<plan::TunnelType>(real.tunnel);
+    method.tunnel_port = bpf::to_port(real.tunnel_port);
+  }
+  return method;
+}
+
+class PinnedView final : public View {
+ public:
+  explicit PinnedView(std::unique_ptr<bpf::Tables> tables) : tables_(std::move(tables)) {}
+  Result<Listing> table() override { return list_table(*tables_); }
+  Result<std::vector<ListedConnection>> connections() override {
+    return list_connections(*tables_, bpf::ticks(std::chrono::steady_clock::now()));
+  }
+  std::vector<std::pair<std::string, std::uint64_t>> events() override {
+    const std::vector<std::string_view> names = event_names();
+    const std::vector<std::uint64_t> counts = tables_->events();
+    std::vector<std::pair<std::string, std::uint64_t>> events;
+    for (std::size_t i = 0; i < std::min(names.size(), counts.size()); ++i) {
+      events.emplace_back(names[i], counts[i]);
+    }
+    return events;
+  }
+
+ private:
+  std::unique_ptr<bpf::Tables> tables_;
+};
+
 }  // namespace
 
 Result<Listing> list_table(bpf::Tables& tables) {
@@ -127,7 +158,7 @@ Result<Listing> list_table(bpf::Tables& tables) {
       const bpf::fl_rs_counts& counts = tables.rs_counts()[number];
       ListedRealServer each;
       each.socket = socket_of(real.addr, real.port);
-      each.forwarding = name(kForwarding, real.forwarding);
+      each.method = method_of(real);
       each.state = name(kServerStates, real.state);
       each.weight = real.state == bpf::FL_RS_UP ? real.weight : 0;
       each.thresholds = {real.upper, real.lower};
@@ -200,6 +231,18 @@ Result<std::vector<ListedConnection>> list_connections(bpf::Tables& tables, std:
     listed.push_back(std::move(each));
   }
   return listed;
+}
+
+Result<std::unique_ptr<View>> open_view(const std::string& pin_directory) {
+  auto tables = bpf::open_tables(pin_directory);
+  if (!tables) {
+    return tables.error().kind() == ErrorKind::kNotFound
+               ? fail(ErrorKind::kNotFound,
+                      "nothing is pinned in " + pin_directory +
+                          ": no daemon in ebpf mode has run with this --ebpf-pin-dir")
+               : fail(std::move(tables.error()));
+  }
+  return std::make_unique<PinnedView>(std::move(*tables));
 }
 
 std::vector<std::string_view> event_names() {
