@@ -32,8 +32,8 @@ INSTANTIATE_TEST_SUITE_P(Packets, Mark, testing::Values(&kV4, &kV6),
 
 TEST_P(Mark, WhateverItsAddress) {
   programs.add({.address = any(), .mark = 7, .servers = {{f.at(f.server, 0)}}});
-  for (const std::uint8_t each : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
-    protocol = each;
+  for (const int each : {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP}) {
+    protocol = static_cast<std::uint8_t>(each);
     EXPECT_EQ(send(client(), elsewhere(80), 7), server(80));
     EXPECT_EQ(send(client(), elsewhere(443), 7), server(443));
     const Verdict home = out(server(80), client(), kSyn | kAck);
