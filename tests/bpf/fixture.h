@@ -2,6 +2,7 @@
 // What the packet tests stand on: places in both families, and the programs with a client's words.
 #pragma once
 
+#include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <string>
 
@@ -59,6 +60,12 @@ class Base {
   const Family& f;
   std::uint8_t protocol = IPPROTO_TCP;
   Programs programs;
+};
+
+/// Its tests stand in several files; packet_test.cc names the families.
+class ByFamily : public testing::TestWithParam<const Family*>, public Base {
+ protected:
+  ByFamily() : Base(*GetParam()) {}
 };
 
 }  // namespace fairlead::packets

@@ -14,10 +14,6 @@ namespace {
 using testing::AnyOf;
 using testing::Eq;
 
-class ByFamily : public testing::TestWithParam<const Family*>, public Base {
- protected:
-  ByFamily() : Base(*GetParam()) {}
-};
 INSTANTIATE_TEST_SUITE_P(Packets, ByFamily, testing::Values(&kV4, &kV6),
                          [](const auto& param) { return param.param->name; });
 
@@ -193,41 +189,6 @@ TEST_P(ByFamily, ShortDatagramIsRefused) {
   EXPECT_EQ(read(verdict.frame).quoted_destination, vip());
 }
 
-TEST_P(ByFamily, PingsAreAnswered) {
-  programs.add({.address = vip()});
-  for (const std::size_t payload : {0U, 1U, 56U, 1400U}) {
-    const Bytes request = build_echo(f.client, f.virtual_server, payload);
-    const Verdict verdict = programs.in(request);
-    ASSERT_EQ(verdict.action, kRedirect);
-    ASSERT_EQ(verdict.frame.size(), request.size());
-    const Read answer = read(verdict.frame);
-    const Read asked = read(request);
-    EXPECT_EQ(answer.text(), f.virtual_server + " > " + f.client);
-    EXPECT_EQ(answer.icmp_type, f.name == "v4" ? 0 : 129);
-    EXPECT_EQ(answer.icmp_code, 0);
-    EXPECT_EQ(answer.icmp_rest, asked.icmp_rest);
-    EXPECT_EQ(answer.ttl, 64);
-    EXPECT_EQ(answer.destination_mac, asked.source_mac);
-    EXPECT_EQ(answer.source_mac, asked.destination_mac);
-    const auto tail = static_cast<std::ptrdiff_t>(payload);
-    EXPECT_TRUE(std::equal(request.end() - tail, request.end(), verdict.frame.end() - tail));
-  }
-}
-
-TEST_P(ByFamily, PingsToOthersPass) {
-  programs.add({.address = f.at(f.node, 30080), .servers = {{server()}}, .on_node = true});
-  programs.add({.address = vip()});
-  for (const std::string& address : {f.node, f.server}) {
-    const Bytes request = build_echo(f.client, address, 56);
-    const Verdict verdict = programs.in(request);
-    EXPECT_EQ(verdict.action, kPass);
-    EXPECT_EQ(verdict.frame, request);
-  }
-  const Bytes leaving = build_echo(f.client, f.virtual_server, 56);
-  EXPECT_EQ(programs.out(leaving).action, kPass);
-  EXPECT_EQ(programs.in(programs.in(leaving).frame).action, kPass) << "an answer to nobody's ping";
-}
-
 TEST_P(ByFamily, StraySegmentIsReset) {
   programs.add({.address = vip(), .servers = {{server()}}});
   Packet segment{client(), vip()};
@@ -260,14 +221,6 @@ TEST_P(ByFamily, StraySegmentToTheNodeIsTheStacks) {
   programs.add({.address = vip(), .servers = {{server()}}, .on_node = true});
   EXPECT_EQ(in(client(), vip(), kAck).action, kPass);
   EXPECT_EQ(in(client(), vip(81)).action, kPass);  // another port of the node
-}
-
-TEST_P(ByFamily, TurnsGoRound) {
-  programs.add({.address = vip(), .servers = {{server()}, {server2()}}});
-  EXPECT_EQ(text(in(client(1), vip())), client(1) + " > " + server());
-  EXPECT_EQ(text(in(client(2), vip())), client(2) + " > " + server2());
-  EXPECT_EQ(text(in(client(3), vip())), client(3) + " > " + server());
-  EXPECT_EQ(text(in(client(2), vip(), kAck)), client(2) + " > " + server2());
 }
 
 TEST_P(ByFamily, StatesAndCounters) {
@@ -382,133 +335,6 @@ TEST_P(ByFamily, RemovedServer) {
   EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server2());
 }
 
-TEST_P(ByFamily, PersistentClientStays) {
-  const auto service =
-      programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .persistence = 60});
-  for (int port = 1; port < 4; ++port) {
-    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
-  }
-  EXPECT_EQ(text(in(f.at(f.other_client, 1), vip())), f.at(f.other_client, 1) + " > " + server2());
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 1U);
-  programs.set_server_state(programs.server_number(service, 0), bpf::FL_RS_DRAINING);
-  EXPECT_EQ(text(in(client(9), vip())), client(9) + " > " + server2());
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 0U);
-  EXPECT_EQ(programs.counts(programs.server_number(service, 1)).persistent, 2U);
-}
-
-TEST_P(ByFamily, PersistenceByNetwork) {
-  const auto service = programs.add({.address = vip(),
-                                     .servers = {{server()}, {server2()}},
-                                     .persistence = 60,
-                                     .persistence_prefix = 124});
-  const std::string outside = f.at(f.name == "v4" ? "192.0.2.16" : "2001:db8:1::20", 1);
-  for (const std::string& from : {client(1), f.at(f.other_client, 1), client(2)}) {
-    EXPECT_EQ(text(in(from, vip())), from + " > " + server());
-  }
-  EXPECT_EQ(text(in(outside, vip())), outside + " > " + server2());
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).persistent, 1U);
-}
-
-TEST_P(ByFamily, PersistentConnectionIsTakenUpAgain) {
-  const auto service =
-      programs.add({.address = vip(), .servers = {{server()}, {server2()}}, .persistence = 60});
-  in(client(), vip());
-  in(client(), vip(), kAck);
-  in(client(), vip(), kRst);
-  EXPECT_EQ(text(in(client(), vip())), client() + " > " + server());
-  EXPECT_EQ(programs.forward_flow(client(), vip())->state, bpf::FL_TCP_SYN_RECV);
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).connections, 1U);
-}
-
-TEST_P(ByFamily, ThresholdsShutAServerOut) {
-  programs.set_tcp_timeout(bpf::FL_TCP_SYN_RECV, 60);
-  programs.add({.address = vip(),
-                .servers = {{.address = server(), .upper = 2, .lower = 1},
-                            {.address = server2(), .upper = 4}}});
-  const auto connect = [&](int port) {
-    const Verdict verdict = in(client(port), vip());
-    return verdict.action == kPass ? read(verdict.frame).destination : "refused";
-  };
-  const auto end = [&](int port) {
-    programs.age(client(port), vip(), 61);
-    EXPECT_EQ(in(client(port), vip(), kAck).action, kRedirect) << "a stray segment by now";
-  };
-  std::vector<std::string> got;
-  for (int port = 1; port <= 7; ++port) {
-    got.push_back(connect(port));
-  }
-  EXPECT_THAT(got, testing::ElementsAre(server(), server2(), server(), server2(), server2(),
-                                        server2(), "refused"));
-  EXPECT_EQ(programs.event(bpf::FL_EVENT_REFUSED), 1U);
-  end(1);
-  EXPECT_EQ(connect(8), "refused");  // one is not fewer than one
-  end(3);
-  EXPECT_EQ(connect(9), server());
-  EXPECT_EQ(connect(10), server());
-  EXPECT_EQ(connect(11), "refused");
-  end(2);
-  EXPECT_EQ(connect(12), "refused");  // three are not fewer than three quarters of four
-  end(4);
-  EXPECT_EQ(connect(13), server2());
-
-  const std::array ended = {forward_key(client(9), vip(), IPPROTO_TCP),
-                            forward_key(client(10), vip(), IPPROTO_TCP)};
-  EXPECT_THAT(programs.end(ended, 61), testing::ElementsAre(true, true));
-  EXPECT_EQ(connect(14), server());
-}
-
-TEST_P(ByFamily, ThresholdsDoNotShutOutBoundClients) {
-  const auto service = programs.add({.address = vip(),
-                                     .servers = {{.address = server(), .upper = 1}, {server2()}},
-                                     .persistence = 60});
-  for (int port = 1; port < 4; ++port) {
-    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
-  }
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).active, 3U);
-  for (int host = 1; host < 4; ++host) {
-    const std::string other = f.at(f.other_client, host);
-    EXPECT_EQ(text(in(other, vip())), other + " > " + server2());
-  }
-}
-
-/// A turn of wrr passes many slots of one server.
-TEST_P(ByFamily, ThresholdOfAHeavyServer) {
-  std::vector<Server> servers(200, {.address = server(), .upper = 1});
-  servers.push_back({server2()});
-  programs.add({.address = vip(), .servers = std::move(servers)});
-  for (int port = 1; port <= 200; ++port) {
-    EXPECT_EQ(text(in(client(port), vip())), client(port) + " > " + server());
-  }
-  EXPECT_EQ(text(in(client(201), vip())), client(201) + " > " + server2());
-  EXPECT_EQ(text(in(client(202), vip())), client(202) + " > " + server2());
-}
-
-TEST_P(ByFamily, ThresholdsCountWhatComesOutOfAFlood) {
-  programs.set_half_open_limit(1);
-  const auto service =
-      programs.add({.address = vip(), .servers = {{.address = server(), .upper = 4}}});
-  for (int port = 1; port <= 4; ++port) {
-    EXPECT_EQ(in(client(port), vip()).action, kPass);
-  }
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).overloaded, 0U);
-  for (int port = 1; port <= 4; ++port) {
-    out(server(), client(port), kSyn | kAck);
-    EXPECT_EQ(in(client(port), vip(), kAck).action, kPass);
-  }
-  EXPECT_EQ(programs.counts(programs.server_number(service, 0)).overloaded, 1U);
-  EXPECT_EQ(in(client(5), vip()).action, kRedirect);
-}
-
-TEST_P(ByFamily, LeastConnections) {
-  programs.add(
-      {.address = vip(), .servers = {{server(), 1}, {server2(), 3}}, .scheduler = bpf::FL_WLC});
-  std::string picks;
-  for (int port = 1; port <= 8; ++port) {
-    picks += text(in(client(port), vip())).ends_with(server()) ? 'a' : 'b';
-  }
-  EXPECT_EQ(picks, "abbbabbb");
-}
-
 TEST_P(ByFamily, OneClientPortToOneServerByTwoServices) {
   programs.add({.address = vip(80), .servers = {{server()}}});
   programs.add({.address = vip(81), .servers = {{server()}}});
@@ -610,60 +436,6 @@ TEST_P(ByFamily, FloodStaysInItsOwnTable) {
   }
 }
 
-TEST_P(ByFamily, ErrorsAboutRequests) {
-  protocol = IPPROTO_UDP;
-  const std::uint8_t unreachable = f.name == "v4" ? 3 : 1;
-  programs.add({.address = vip(), .protocol = protocol, .servers = {{server()}}});
-  const Verdict there = in(client(), vip());
-  // The server's host says that nobody listens: on its way out to the client.
-  const Verdict plain = programs.out(build_error(f.server, f.client, unreachable, 3, there.frame));
-  Read seen = read(plain.frame);
-  EXPECT_EQ(seen.text(), f.virtual_server + " > " + f.client);
-  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + vip());
-}
-
-TEST_P(ByFamily, ErrorsAboutHiddenClients) {
-  protocol = IPPROTO_UDP;
-  const std::uint8_t unreachable = f.name == "v4" ? 3 : 1;
-  programs.add(
-      {.address = vip(), .protocol = protocol, .servers = {{server()}}, .masquerade = true});
-  const Verdict there = in(client(), vip());
-  const Verdict onward = programs.out(there.frame);
-  const Verdict inside = programs.in(build_error(f.server, f.node, unreachable, 3, onward.frame));
-  Read seen = read(inside.frame);
-  EXPECT_EQ(seen.text(), f.server + " > " + f.client);
-  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + server());
-  seen = read(programs.out(inside.frame).frame);
-  EXPECT_EQ(seen.text(), f.virtual_server + " > " + f.client);
-  EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, client() + " > " + vip());
-}
-
-TEST_P(ByFamily, ErrorsAboutReplies) {
-  protocol = IPPROTO_UDP;
-  for (const bool hidden : {false, true}) {
-    const int port = hidden ? 81 : 80;
-    programs.add({.address = vip(port),
-                  .protocol = protocol,
-                  .servers = {{server()}},
-                  .masquerade = hidden});
-    const Verdict onward = programs.out(in(client(port), vip(port)).frame);
-    const std::string shown = read(onward.frame).source;
-    if (hidden) {
-      (void)in(server(), shown);
-    }
-    const Verdict home = out(server(), client(port));
-    // A router on the client's side: the reply was too big.
-    const Verdict inside = programs.in(build_error(
-        f.router, f.virtual_server, f.name == "v4" ? 3 : 2, f.name == "v4" ? 4 : 0, home.frame));
-    Read seen = read(inside.frame);
-    EXPECT_EQ(seen.text(), f.router + " > " + f.server);
-    EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination,
-              server() + " > " + client(port));
-    seen = read(programs.out(inside.frame).frame);
-    EXPECT_EQ(seen.quoted_source + " > " + seen.quoted_destination, server() + " > " + shown);
-  }
-}
-
 TEST_P(ByFamily, Fragments) {
   protocol = IPPROTO_UDP;
   programs.add({.address = vip(), .protocol = protocol, .servers = {{server()}}});
@@ -713,79 +485,6 @@ TEST(Packets, ExtensionHeaders) {
     EXPECT_EQ(text(programs.in(build(request))),
               "[2001:db8::1]:" + std::to_string(count) + " > [2001:db8:2::1]:8080");
   }
-}
-
-TEST_P(ByFamily, OnePacketScheduling) {
-  protocol = IPPROTO_UDP;
-  for (const bool hidden : {false, true}) {
-    const std::uint32_t service = programs.add({.address = vip(hidden ? 53 : 54),
-                                                .protocol = IPPROTO_UDP,
-                                                .servers = {{server(53)}, {server2(53)}},
-                                                .masquerade = hidden,
-                                                .one_packet = true});
-    const std::string to = vip(hidden ? 53 : 54);
-    const std::string from = client(hidden ? 40001 : 40002);
-    for (int round = 0; round < 4; ++round) {
-      const std::string chosen = round % 2 == 0 ? server(53) : server2(53);
-      const Verdict there = in(from, to);
-      EXPECT_EQ(text(there), from + " > " + chosen) << round;
-      const Read seen = read(programs.out(there.frame).frame);
-      EXPECT_EQ(seen.source == from, !hidden);
-      const Verdict back = in(chosen, seen.source);
-      EXPECT_EQ(text(programs.out(back.frame)), to + " > " + from);
-    }
-    EXPECT_FALSE(programs.forward_flow(from, to, IPPROTO_UDP));
-    const bpf::fl_rs_counts counts = programs.counts(programs.server_number(service, 0));
-    EXPECT_EQ(counts.connections, 2U);
-    EXPECT_EQ(counts.in_packets, 2U);
-    EXPECT_EQ(counts.active + counts.inactive, 0U);
-  }
-  EXPECT_EQ(programs.flow_count(), 2U + 6U);
-}
-
-TEST_P(ByFamily, OnePacketSchedulingKeepsFragmentsTogether) {
-  programs.add({.address = vip(53),
-                .protocol = IPPROTO_UDP,
-                .servers = {{server(53)}, {server2(53)}},
-                .one_packet = true});
-  Packet first{client(), vip(53), IPPROTO_UDP};
-  first.payload = 200;
-  first.fragment_offset = 0;
-  first.more_fragments = true;
-  EXPECT_EQ(read(programs.in(build(first)).frame).destination, server(53));
-  Packet last = first;
-  last.fragment_offset = 64;
-  last.more_fragments = false;
-  EXPECT_EQ(read(programs.in(build(last)).frame).destination, f.server);
-}
-
-TEST_P(ByFamily, OnePacketSchedulingSwitchedOff) {
-  protocol = IPPROTO_UDP;
-  const Service service{
-      .address = vip(53), .protocol = IPPROTO_UDP, .servers = {{server(53)}}, .one_packet = true};
-  programs.add(service);
-  in(client(), vip(53));
-  Service after = service;
-  after.one_packet = false;
-  programs.add(after);
-  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server(53));
-  EXPECT_EQ(text(out(server(53), client())), vip(53) + " > " + client());
-  EXPECT_TRUE(programs.forward_flow(client(), vip(53), IPPROTO_UDP));
-}
-
-// Answers of one server to one client port can only be those of one virtual server.
-TEST_P(ByFamily, OnePacketSchedulingByTwoVirtualServers) {
-  protocol = IPPROTO_UDP;
-  for (const int port : {53, 54}) {
-    programs.add({.address = vip(port),
-                  .protocol = IPPROTO_UDP,
-                  .servers = {{server(53)}},
-                  .one_packet = true});
-  }
-  EXPECT_EQ(text(in(client(), vip(53))), client() + " > " + server(53));
-  EXPECT_EQ(in(client(), vip(54)).action, kShot);
-  EXPECT_EQ(programs.event(bpf::FL_EVENT_NO_PORT), 1U);
-  EXPECT_EQ(text(in(client(2), vip(54))), client(2) + " > " + server(53));
 }
 
 void damage_at_random(bpf::fl_forwarding forwarding, bpf::fl_tunnel tunnel, bool fast_path) {

@@ -62,28 +62,26 @@ def walk(lab, router, address, overhead=0):
         flow.echo("x" * 3000)
 
 
+def walk_translated(lab, method, cluster_cidr, peer):
+    router = lab.put_behind_router(lab.pods)
+    service = serve(lab, method, lab.pods, cluster_cidr)
+    assert ask(lab.client, service.address, WEB_PORT).peer == peer
+    walk(lab, router, service.address)
+
+
 @each_family
 def test_nat(lab):
-    router = lab.put_behind_router(lab.pods)
-    service = serve(lab, "nat", lab.pods, NOBODY)
-    assert ask(lab.client, service.address, WEB_PORT).peer == lab.family.client
-    walk(lab, router, service.address)
+    walk_translated(lab, "nat", NOBODY, lab.family.client)
 
 
 @each_family
 def test_nat_of_masqueraded_clients(lab):
-    router = lab.put_behind_router(lab.pods)
-    service = serve(lab, "nat", lab.pods, CLUSTER_CIDR)
-    assert ask(lab.client, service.address, WEB_PORT).peer == lab.family.external(101)
-    walk(lab, router, service.address)
+    walk_translated(lab, "nat", CLUSTER_CIDR, lab.family.external(101))
 
 
 @each_family
 def test_full_nat(lab):
-    router = lab.put_behind_router(lab.pods)
-    service = serve(lab, "fullnat", lab.pods, NOBODY)
-    assert ask(lab.client, service.address, WEB_PORT).peer == lab.family.external(101)
-    walk(lab, router, service.address)
+    walk_translated(lab, "fullnat", NOBODY, lab.family.external(101))
 
 
 @each_family

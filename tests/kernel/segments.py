@@ -13,6 +13,7 @@ import struct
 import time
 
 from lab import IPV6, same_address
+from raw import checksum
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16
 _SO_ATTACH_FILTER = 26
@@ -79,7 +80,7 @@ class Wire:
         header = struct.pack(
             "!HHIIBBHHH", source_port, port, seq, ack, 5 << 4, flags, 65535, 0, 0
         )
-        total = _sum(self._pseudo(source, to, len(header) + len(data)) + header + data)
+        total = checksum(self._pseudo(source, to, len(header) + len(data)) + header + data)
         header = header[:16] + struct.pack("!H", total) + header[18:]
         self._ends[source].sendto(header + data, (to, 0))
 
@@ -122,7 +123,7 @@ class Wire:
         source_port, port, _, _, _, flags = struct.unpack_from("!HHIIBB", packet)
         # A reset may come from the node's stack, which leaves the sum to the device.
         if not flags & RST:
-            total = _sum(self._pseudo(source, address, len(packet)) + packet)
+            total = checksum(self._pseudo(source, address, len(packet)) + packet)
             assert total == 0, f"a segment from {source} came to {host} with a wrong checksum"
         return Segment(host, source, source_port, port, flags)
 
@@ -131,12 +132,3 @@ class Wire:
         if self._af == socket.AF_INET:
             return addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, length)
         return addresses + struct.pack("!II", length, socket.IPPROTO_TCP)
-
-
-def _sum(data):
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
