@@ -76,9 +76,17 @@ void diff_real_servers(const kernel::ServiceId& id, const Desired* desired, cons
 
 }  // namespace
 
+kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
+  return {key.address, key.port, key.protocol, key.mark};
+}
+
+plan::VirtualServerKey key_of(const kernel::ServiceId& id) {
+  return {id.address, id.port, id.protocol, id.fwmark};
+}
+
 Desired desired(const plan::VirtualServer& server, const std::optional<std::string>& scheduler) {
   Desired wanted;
-  wanted.server.id = {server.key.address, server.key.port, server.key.protocol, server.key.mark};
+  wanted.server.id = id_of(server.key);
   wanted.server.scheduler = scheduler.value_or(server.scheduler.name);
   wanted.server.flags = scheduler ? 0 : server.scheduler.flags;
   wanted.server.netmask = server.persistence_prefix.value_or(server.key.address.is_v4() ? 32 : 128);

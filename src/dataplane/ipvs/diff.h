@@ -16,6 +16,10 @@ namespace fairlead::dataplane::ipvs {
 
 using event::TimePoint;
 
+/// One identity in the kernel's words and in the plan's.
+[[nodiscard]] fairlead::ipvs::ServiceId id_of(const plan::VirtualServerKey& key);
+[[nodiscard]] plan::VirtualServerKey key_of(const fairlead::ipvs::ServiceId& id);
+
 /// What we want the kernel to hold for one virtual server.
 struct Desired {
   fairlead::ipvs::VirtualServer server;

@@ -18,10 +18,6 @@ constexpr std::size_t kDrainsPerRun = 512;
 constexpr auto kConntrackInterval = std::chrono::seconds(1);
 constexpr auto kConntrackRetry = std::chrono::seconds(5);
 
-kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
-  return {key.address, key.port, key.protocol, key.mark};
-}
-
 // Same table entry as far as we decide about it; connection counts are not ours to compare.
 bool same(const Known& a, const Known& b) {
   return a.server == b.server &&
@@ -233,8 +229,7 @@ std::vector<plan::VirtualServerKey> Plane::audit_servers(TimePoint /*now*/) {
   std::unordered_map<Key, const kernel::ObservedVirtualServer*> observed;
   observed.reserve(table->size());
   for (const kernel::ObservedVirtualServer& server : *table) {
-    const kernel::ServiceId& id = server.server.id;
-    observed.emplace(Key{id.address, id.port, id.protocol, id.fwmark}, &server);
+    observed.emplace(key_of(server.server.id), &server);
   }
   for (auto& [key, entry] : entries_) {
     if (retries_.contains(key)) {

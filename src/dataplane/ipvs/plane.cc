@@ -24,10 +24,6 @@ constexpr int kPasses = 3;
 // would else be the peak of the whole process. Large enough that batches stay full.
 constexpr std::size_t kKeysPerBatch = 512;
 
-kernel::ServiceId id_of(const plan::VirtualServerKey& key) {
-  return {key.address, key.port, key.protocol, key.mark};
-}
-
 const std::string* scheduler_of(const kernel::Op& op) {
   if (const auto* add = std::get_if<kernel::AddVirtualServer>(&op)) {
     return &add->server.scheduler;

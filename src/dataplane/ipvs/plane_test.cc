@@ -633,8 +633,6 @@ TEST(Plane, DriftIsFoundAndMended) {
   EXPECT_EQ(bed.plane->summary().drift_repaired, mended);
 }
 
-// Random plans with faults before and after the effect, and kills in between, always end in the
-// state of the last plan.
 TEST(Plane, ThresholdsChangeInPlaceAndSurviveARestart) {
   Bed bed;
   ASSERT_TRUE(bed.restart());
@@ -701,6 +699,8 @@ TEST(Plane, FirewallMarksAreOursBySetMembers) {
   EXPECT_THAT(bed.sets.member_texts("FAIRLEAD-NODE-PORT"), ElementsAre("127.0.0.1,tcp:1"));
 }
 
+// Random plans with faults before and after the effect, and kills in between, always end in the
+// state of the last plan.
 TEST(PlaneProperty, ConvergesThroughFaultsAndRestarts) {
   for (unsigned seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));

@@ -12,10 +12,6 @@ namespace {
 
 namespace kernel = fairlead::ipvs;
 
-plan::VirtualServerKey key_of(const kernel::ServiceId& id) {
-  return {id.address, id.port, id.protocol, id.fwmark};
-}
-
 }  // namespace
 
 Result<Kernel> open_kernel() {

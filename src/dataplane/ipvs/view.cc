@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "dataplane/ipvs/diff.h"
+
 namespace fairlead::dataplane::ipvs {
 namespace {
 
@@ -22,7 +24,7 @@ plan::ForwardingMethod method_of(const kernel::RealServer& server) {
               .tunnel = static_cast<plan::TunnelType>(server.tunnel),
               .tunnel_port = server.tunnel_port};
     default:
-      // Local ones too: the kernel calls a server so that is on this node, whatever was asked.
+      // Masquerading. (Nobody asks for what else the kernel has: local, bypass.)
       return {};
   }
 }
@@ -75,9 +77,8 @@ class KernelView final : public View {
 Listing listing_of(std::span<const kernel::ObservedVirtualServer> observed) {
   Listing listing;
   for (const kernel::ObservedVirtualServer& each : observed) {
-    const kernel::ServiceId& id = each.server.id;
     ListedVirtualServer server;
-    server.key = {id.address, id.port, id.protocol, id.fwmark};
+    server.key = key_of(each.server.id);
     server.scheduler = each.server.scheduler;
     if ((each.server.flags & kernel::kFlagPersistent) != 0) {
       server.persistence = each.server.timeout;
