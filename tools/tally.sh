@@ -36,6 +36,21 @@ layer() { # NAME COMMAND...
   echo "-- $name: $p passed, $f failed, $s skipped in $((SECONDS - started)) s"
 }
 
+# One command may run beside the layers; it becomes a layer by `layer NAME what_ran_beside`.
+beside() { # COMMAND...
+  beside_log=$(mktemp)
+  { "$@"; echo $? >"$beside_log.status"; } >"$beside_log" 2>&1 &
+  beside_pid=$!
+}
+
+what_ran_beside() { # and runs until now
+  local status
+  tail --pid="$beside_pid" -n +1 -f "$beside_log"
+  status=$(cat "$beside_log.status")
+  rm -f "$beside_log" "$beside_log.status"
+  return "$status"
+}
+
 verdict() {
   echo "$passed passed, $failed failed, $skipped skipped"
   ((failed == 0))
