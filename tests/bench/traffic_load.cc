@@ -2,14 +2,17 @@
 // The two ends of the traffic whose way is measured (tests/bench/traffic).
 //
 //   traffic_load CPU serve PORT
-//   traffic_load CPU rate       ADDRESS[,ADDRESS...] PORT SECONDS close|reset FIRST SOURCE...
-//   traffic_load CPU round-trip ADDRESS PORT SECONDS SOURCE
-//   traffic_load CPU packets    ADDRESS PORT SECONDS SOURCE
-//   traffic_load CPU stream     ADDRESS PORT SECONDS SOURCE
+//   traffic_load CPU call
 //
-// It runs on the given CPU, and before what else the machine has to do.
-// A server sends back what it gets; what begins with 's' it reads and forgets. A client prints one
-// JSON object.
+// It runs on the given CPU, and before what else the machine has to do. A server sends back what it
+// gets; what begins with 's' it reads and forgets. A caller does what the lines of its input say,
+// and answers each with a line of JSON:
+//
+//   connections|resets NAMESPACE COUNT PORT SERVER[,SERVER...] SOURCE[,SOURCE...] FIRST
+//   packets|round-trips|stream NAMESPACE COUNT PORT SERVER SOURCE
+//
+// COUNT connections (of which FIRST were made from the sources before), packets, round trips, or
+// MiB. They all count: a part of the work that is the same for every way takes its time on it.
 #include <algorithm>
 #include <arpa/inet.h>
 #include <array>
@@ -19,10 +22,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fcntl.h>
 #include <fstream>
+#include <iostream>
+#include <map>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
+#include <span>
 #include <sstream>
 #include <string>
 #include <sys/epoll.h>
@@ -42,6 +49,7 @@ constexpr std::size_t kInFlight = 32;
 constexpr std::uint32_t kFirstPort = 1024;
 constexpr std::uint32_t kPorts = 64'000;
 constexpr std::size_t kStreamChunk = std::size_t{256} * 1024;
+constexpr std::uint64_t kStreamWarmUp = std::uint64_t{4} << 20U;
 
 [[noreturn]] void die(const std::string& what) {
   std::fprintf(stderr, "traffic_load: %s: %s\n", what.c_str(), std::strerror(errno));
@@ -75,16 +83,48 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-Clock::duration duration_of(const std::string& seconds) {
-  return std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(std::strtod(seconds.c_str(), nullptr)));
-}
+void print_rate(double work, double seconds) { std::printf("{\"rate\": %.1f}\n", work / seconds); }
+
+class Socket {
+ public:
+  Socket() = default;
+  explicit Socket(int number) : number_(number) {}
+  Socket(Socket&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Socket& operator=(Socket&& other) noexcept {
+    std::swap(number_, other.number_);
+    other.close();
+    return *this;
+  }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  ~Socket() { close(); }
+  [[nodiscard]] int get() const { return number_; }
+
+ private:
+  void close() {
+    if (number_ >= 0) {
+      ::close(std::exchange(number_, -1));
+    }
+  }
+
+  int number_ = -1;
+};
 
 void watch(int poll, int socket, std::uint32_t events, std::uint64_t tag) {
   epoll_event event{};
   event.events = events;
   event.data.u64 = tag;
   need(::epoll_ctl(poll, EPOLL_CTL_ADD, socket, &event) == 0, "epoll_ctl");
+}
+
+/// What has happened. A second of silence: something was lost, and the rate would tell of a timer.
+std::span<const epoll_event> wait(int poll, std::span<epoll_event> events) {
+  const int count = ::epoll_wait(poll, events.data(), static_cast<int>(events.size()), 1000);
+  if (count == 0) {
+    errno = ETIMEDOUT;
+  }
+  need(count > 0, "no answer");
+  return events.first(static_cast<std::size_t>(count));
 }
 
 /// The scheduler shares the CPUs between sessions first, and within one by priority.
@@ -150,203 +190,249 @@ void serve(std::uint32_t port) {
   }
 }
 
-// --- Rate of connections -------------------------------------------------------------------------
+// --- Connections that come and go ----------------------------------------------------------------
 
 /// Connects, sends a byte, gets it back, closes; kInFlight at a time.
 class Rate {
  public:
-  Rate(std::vector<sockaddr_in> servers, bool resets, std::uint64_t first,
-       const std::vector<std::string>& sources)
+  Rate(std::vector<sockaddr_in> servers, bool resets, std::uint64_t count, std::uint64_t first,
+       std::vector<sockaddr_in> sources)
       : servers_(std::move(servers)),
+        sources_(std::move(sources)),
         resets_(resets),
+        count_(count),
         next_(first),
-        first_(first),
+        end_(first + count),
         poll_(::epoll_create1(0)) {
-    need(poll_ >= 0, "epoll_create1");
-    for (const std::string& source : sources) {
-      sources_.push_back(address(source, 0));
-    }
+    need(poll_.get() >= 0, "epoll_create1");
   }
 
-  void run(Clock::duration duration) {
+  void run() {
     const auto started = Clock::now();
-    for (std::size_t slot = 0; slot < kInFlight; ++slot) {
+    for (std::size_t slot = 0; slot < kInFlight && next_ < end_; ++slot) {
       open(slot);
     }
     std::array<epoll_event, kInFlight> events{};
-    double seconds = 0;
-    while (seconds < std::chrono::duration<double>(duration).count()) {
-      // A second of silence: something was lost, and the rate would tell of a timer.
-      const int count = ::epoll_wait(poll_, events.data(), static_cast<int>(events.size()), 1000);
-      errno = ETIMEDOUT;
-      need(count > 0, "no answer");
-      for (int i = 0; i < count; ++i) {
-        go_on(events.at(static_cast<std::size_t>(i)).data.u64);
+    while (done_ < count_) {
+      for (const epoll_event& event : wait(poll_.get(), events)) {
+        go_on(event.data.u64);
       }
-      seconds = seconds_since(started);
     }
-    std::printf("{\"connections\": %llu, \"tries\": %llu, \"seconds\": %.6f, \"rate\": %.1f}\n",
-                static_cast<unsigned long long>(done_),
-                static_cast<unsigned long long>(next_ - first_), seconds,
-                static_cast<double>(done_) / seconds);
+    print_rate(static_cast<double>(count_), seconds_since(started));
   }
 
  private:
   void open(std::size_t slot) {
-    const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    need(socket >= 0, "socket");
-    set_option(socket, SOL_SOCKET, SO_REUSEADDR, 1);
+    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    need(socket.get() >= 0, "socket");
+    set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
     const std::uint64_t number = next_++;
     sockaddr_in source = sources_[(number / kPorts) % sources_.size()];
     source.sin_port = htons(static_cast<std::uint16_t>(kFirstPort + number % kPorts));
-    need(::bind(socket, generic(source), sizeof(source)) == 0, "bind");
+    need(::bind(socket.get(), generic(source), sizeof(source)) == 0, "bind");
     if (resets_) {
       const linger now{1, 0};
-      need(::setsockopt(socket, SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0, "linger");
+      need(::setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &now, sizeof(now)) == 0, "linger");
     }
     const sockaddr_in& server = servers_[number % servers_.size()];
-    need(::connect(socket, generic(server), sizeof(server)) == 0 || errno == EINPROGRESS,
+    need(::connect(socket.get(), generic(server), sizeof(server)) == 0 || errno == EINPROGRESS,
          "connect");
-    slots_.at(slot) = {socket, false};
-    watch(poll_, socket, EPOLLIN | EPOLLOUT | EPOLLET, slot);
+    watch(poll_.get(), socket.get(), EPOLLIN | EPOLLOUT | EPOLLET, slot);
+    slots_.at(slot) = {std::move(socket), false};
   }
 
   void go_on(std::size_t slot) {
     Slot& at = slots_.at(slot);
     char byte = 'r';
     if (!at.asked) {
-      need(::send(at.socket, &byte, 1, MSG_NOSIGNAL) == 1, "connection");
+      need(::send(at.socket.get(), &byte, 1, MSG_NOSIGNAL) == 1, "connection");
       at.asked = true;
       return;
     }
-    const ssize_t got = ::recv(at.socket, &byte, 1, 0);
+    const ssize_t got = ::recv(at.socket.get(), &byte, 1, 0);
     if (got < 0 && errno == EAGAIN) {
       return;
     }
     need(got == 1, "answer");
-    ::close(at.socket);
+    at.socket = Socket();
     ++done_;
-    open(slot);
+    if (next_ < end_) {
+      open(slot);
+    }
   }
 
   struct Slot {
-    int socket = -1;
+    Socket socket;
     bool asked = false;
   };
 
   std::vector<sockaddr_in> servers_;  // in turn
-  bool resets_;
-  std::uint64_t next_, first_, done_ = 0;
-  int poll_;
   std::vector<sockaddr_in> sources_;
+  bool resets_;
+  std::uint64_t count_, next_, end_, done_ = 0;
+  Socket poll_;
   std::array<Slot, kInFlight> slots_{};
 };
 
 // --- Connections that stay -----------------------------------------------------------------------
 
-int connect_from(const std::string& source, const sockaddr_in& server) {
-  const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
-  need(socket >= 0, "socket");
-  set_option(socket, IPPROTO_TCP, TCP_NODELAY, 1);
-  const sockaddr_in from = address(source, 0);
-  need(::bind(socket, generic(from), sizeof(from)) == 0, "bind");
-  need(::connect(socket, generic(server), sizeof(server)) == 0, "connect");
+Socket connect_from(const sockaddr_in& source, const sockaddr_in& server) {
+  Socket socket(::socket(AF_INET, SOCK_STREAM, 0));
+  need(socket.get() >= 0, "socket");
+  set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  need(::bind(socket.get(), generic(source), sizeof(source)) == 0, "bind");
+  need(::connect(socket.get(), generic(server), sizeof(server)) == 0, "connect");
   return socket;
 }
 
-void round_trip(int socket, Clock::duration duration) {
-  std::vector<double> times;
+void exchange(int socket) {
+  char byte = 'r';
+  need(::send(socket, &byte, 1, 0) == 1 && ::recv(socket, &byte, 1, 0) == 1, "exchange");
+}
+
+void round_trips(int socket, std::uint64_t count) {
+  std::vector<double> times(count);
+  exchange(socket);
   const auto started = Clock::now();
-  for (auto before = started; before - started < duration;) {
-    char byte = 'r';
-    need(::send(socket, &byte, 1, 0) == 1 && ::recv(socket, &byte, 1, 0) == 1, "exchange");
+  auto before = started;
+  for (double& time : times) {
+    exchange(socket);
     const auto after = Clock::now();
-    times.push_back(std::chrono::duration<double, std::micro>(after - before).count());
+    time = std::chrono::duration<double, std::micro>(after - before).count();
     before = after;
   }
-  const double seconds = seconds_since(started);
   std::ranges::sort(times);
-  std::printf("{\"exchanges\": %zu, \"rate\": %.1f, \"p50_us\": %.3f, \"p99_us\": %.3f}\n",
-              times.size(), static_cast<double>(times.size()) / seconds, times[times.size() / 2],
-              times[times.size() * 99 / 100]);
+  std::printf("{\"rate\": %.1f, \"p50_us\": %.3f}\n",
+              static_cast<double>(count) / seconds_since(started), times[times.size() / 2]);
 }
 
 /// A byte there and back is two packets, with the acknowledgements in them; kInFlight at a time.
-void packets(const std::string& source, const sockaddr_in& server, Clock::duration duration) {
-  const int poll = ::epoll_create1(0);
-  need(poll >= 0, "epoll_create1");
+void packets(const sockaddr_in& source, const sockaddr_in& server, std::uint64_t count) {
+  const Socket poll(::epoll_create1(0));
+  need(poll.get() >= 0, "epoll_create1");
+  std::vector<Socket> sockets;
   for (std::size_t i = 0; i < kInFlight; ++i) {
-    const int socket = connect_from(source, server);
-    watch(poll, socket, EPOLLIN, static_cast<std::uint64_t>(socket));
-    need(::send(socket, "r", 1, 0) == 1, "send");
+    sockets.push_back(connect_from(source, server));
+    exchange(sockets.back().get());
+    watch(poll.get(), sockets.back().get(), EPOLLIN,
+          static_cast<std::uint64_t>(sockets.back().get()));
   }
   std::array<epoll_event, kInFlight> events{};
-  std::uint64_t exchanges = 0;
+  const std::uint64_t exchanges = count / 2;
+  std::uint64_t sent = 0;
+  std::uint64_t done = 0;
   const auto started = Clock::now();
-  while (Clock::now() - started < duration) {
-    const int count = ::epoll_wait(poll, events.data(), static_cast<int>(events.size()), 1000);
-    errno = ETIMEDOUT;
-    need(count > 0, "no answer");
-    for (int i = 0; i < count; ++i) {
-      const int socket = static_cast<int>(events.at(static_cast<std::size_t>(i)).data.u64);
+  for (const Socket& socket : sockets) {
+    need(::send(socket.get(), "r", 1, 0) == 1, "send");
+    ++sent;
+  }
+  while (done < sent) {
+    for (const epoll_event& event : wait(poll.get(), events)) {
+      const int socket = static_cast<int>(event.data.u64);
       char byte = 0;
-      need(::recv(socket, &byte, 1, 0) == 1 && ::send(socket, &byte, 1, 0) == 1, "exchange");
-      ++exchanges;
+      need(::recv(socket, &byte, 1, 0) == 1, "answer");
+      ++done;
+      if (sent < exchanges) {
+        need(::send(socket, &byte, 1, 0) == 1, "send");
+        ++sent;
+      }
     }
   }
-  const double seconds = seconds_since(started);
-  std::printf("{\"exchanges\": %llu, \"seconds\": %.6f, \"rate\": %.1f}\n",
-              static_cast<unsigned long long>(exchanges), seconds,
-              2 * static_cast<double>(exchanges) / seconds);
+  print_rate(2 * static_cast<double>(done), seconds_since(started));
 }
 
-void stream(int socket, Clock::duration duration) {
+void stream(int socket, std::uint64_t mib) {
   const std::vector<char> chunk(kStreamChunk, 's');
-  std::uint64_t bytes = 0;
-  const auto started = Clock::now();
-  while (Clock::now() - started < duration) {
+  const std::uint64_t bytes = mib << 20U;
+  std::uint64_t done = 0;
+  std::uint64_t warm = 0;
+  // The window opens first.
+  while (warm < kStreamWarmUp) {
     const ssize_t sent = ::send(socket, chunk.data(), chunk.size(), 0);
     need(sent > 0, "send");
-    bytes += static_cast<std::uint64_t>(sent);
+    warm += static_cast<std::uint64_t>(sent);
   }
+  const auto started = Clock::now();
+  while (done < bytes) {
+    const ssize_t sent = ::send(socket, chunk.data(), chunk.size(), 0);
+    need(sent > 0, "send");
+    done += static_cast<std::uint64_t>(sent);
+  }
+  const double seconds = seconds_since(started);
   // Until the other end has read all of it.
   char byte = 0;
   need(::shutdown(socket, SHUT_WR) == 0 && ::recv(socket, &byte, 1, 0) == 0, "end of the stream");
-  const double seconds = seconds_since(started);
-  std::printf("{\"bytes\": %llu, \"seconds\": %.6f, \"rate\": %.1f}\n",
-              static_cast<unsigned long long>(bytes), seconds,
-              static_cast<double>(bytes) * 8 / 1e6 / seconds);
+  print_rate(static_cast<double>(done) * 8 / 1e6, seconds);
+}
+
+// --- The caller ----------------------------------------------------------------------------------
+
+/// Sockets made from now on are of the namespace with this name.
+void enter(const std::string& name) {
+  static std::map<std::string, Socket> known;
+  auto at = known.find(name);
+  if (at == known.end()) {
+    at = known.emplace(name, Socket(::open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC)))
+             .first;
+    need(at->second.get() >= 0, name.c_str());
+  }
+  need(::setns(at->second.get(), CLONE_NEWNET) == 0, name.c_str());
+}
+
+std::vector<sockaddr_in> addresses(const std::string& texts, std::uint32_t port) {
+  std::vector<sockaddr_in> made;
+  std::istringstream list(texts);
+  for (std::string each; std::getline(list, each, ',');) {
+    made.push_back(address(each, port));
+  }
+  errno = EINVAL;
+  need(!made.empty(), "no addresses");
+  return made;
+}
+
+void call(const std::string& line) {
+  std::istringstream words(line);
+  std::string what;
+  std::string name;
+  std::string to;
+  std::string from;
+  std::uint64_t count = 0;
+  std::uint64_t first = 0;
+  std::uint32_t port = 0;
+  errno = EINVAL;
+  need(static_cast<bool>(words >> what >> name >> count >> port >> to >> from) && count > 0,
+       line.c_str());
+  words >> first;
+  enter(name);
+  const std::vector<sockaddr_in> servers = addresses(to, port);
+  const std::vector<sockaddr_in> sources = addresses(from, 0);
+  if (what == "connections" || what == "resets") {
+    Rate(servers, what == "resets", count, first, sources).run();
+  } else if (what == "packets") {
+    packets(sources.front(), servers.front(), count);
+  } else if (what == "round-trips") {
+    round_trips(connect_from(sources.front(), servers.front()).get(), count);
+  } else if (what == "stream") {
+    stream(connect_from(sources.front(), servers.front()).get(), count);
+  } else {
+    need(false, line.c_str());
+  }
+  std::fflush(stdout);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<std::string> words(argv + 1, argv + argc);
-  const auto number = [](const std::string& word) {
-    return std::strtoul(word.c_str(), nullptr, 10);
-  };
-  if (words.size() > 1) {
-    come_first_on(number(words.front()));
-    words.erase(words.begin());
-  }
-  const auto port = [&](std::size_t at) { return static_cast<std::uint32_t>(number(words[at])); };
-  if (words.size() == 2 && words[0] == "serve") {
-    serve(port(1));
-  } else if (words.size() >= 7 && words[0] == "rate") {
-    std::vector<sockaddr_in> servers;
-    std::istringstream list(words[1]);
-    for (std::string each; std::getline(list, each, ',');) {
-      servers.push_back(address(each, port(2)));
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  const auto number = [&](std::size_t at) { return std::strtoul(words[at].c_str(), nullptr, 10); };
+  if (words.size() == 3 && words[1] == "serve") {
+    come_first_on(number(0));
+    serve(static_cast<std::uint32_t>(number(2)));
+  } else if (words.size() == 2 && words[1] == "call") {
+    come_first_on(number(0));
+    for (std::string line; std::getline(std::cin, line);) {
+      call(line);
     }
-    Rate rate(std::move(servers), words[4] == "reset", number(words[5]),
-              {words.begin() + 6, words.end()});
-    rate.run(duration_of(words[3]));
-  } else if (words.size() == 5 && words[0] == "round-trip") {
-    round_trip(connect_from(words[4], address(words[1], port(2))), duration_of(words[3]));
-  } else if (words.size() == 5 && words[0] == "packets") {
-    packets(words[4], address(words[1], port(2)), duration_of(words[3]));
-  } else if (words.size() == 5 && words[0] == "stream") {
-    stream(connect_from(words[4], address(words[1], port(2))), duration_of(words[3]));
   } else {
     std::fprintf(stderr, "usage: see the head of traffic_load.cc\n");
     return 2;

@@ -109,6 +109,15 @@ class EbpfFast(Ebpf):
     flags = ("--ebpf-fast-path",)
 
 
+class EbpfOther(Ebpf):
+    """Another build of the daemon, to be compared with the first."""
+
+    kind = "ebpf-other"
+
+    def lacks(self):
+        return "" if self.binary else "another build (--other)"
+
+
 class Nftables(Plane):
     """The rules of kube-proxy's nftables mode: a verdict map leads from address and port to the
     chain of the service, that to the one of an endpoint; and what goes with it for clients that
@@ -294,7 +303,7 @@ class Ipvs(Plane):
         director.run("ip", "route", "add", "local", SERVICE_NET, "dev", "lo")
 
 
-SERVICE_PLANES = (Ebpf, EbpfFast, Nftables, IptablesNft, IptablesLegacy, Ipvs)
+SERVICE_PLANES = (Ebpf, EbpfFast, EbpfOther, Nftables, IptablesNft, IptablesLegacy, Ipvs)
 
 
 def _write_manifests(folder, listed):
