@@ -7,17 +7,23 @@
 #include <bpf/libbpf.h>
 #include <cerrno>
 #include <fcntl.h>
+#include <filesystem>
 #include <fstream>
+#include <limits>
 #include <linux/bpf.h>
 #include <net/if.h>
+#include <optional>
 #include <sstream>
 #include <string_view>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <system_error>
 #include <unistd.h>
 #include <utility>
+#include <vector>
 
+#include "base/text.h"
 #include "bpf/library_log.h"
 #include "bpf/options.h"
 
@@ -31,6 +37,7 @@ constexpr std::uint32_t kTcxEgress = 47;
 /// Ours among the filters of a clsact qdisc.
 constexpr std::uint32_t kHandle = 0xf1ee;
 constexpr std::uint32_t kPriority = 1;
+constexpr std::size_t kMaxMaps = 64;  // that the kernel lets one program use
 
 struct Side {
   std::string_view name;
@@ -178,6 +185,95 @@ Status detach_clsact(std::uint32_t interface) {
   return {};
 }
 
+/// Of this network namespace.
+std::vector<std::uint32_t> interfaces() {
+  std::vector<std::uint32_t> out;
+  if (struct if_nameindex* devices = ::if_nameindex(); devices != nullptr) {
+    for (const struct if_nameindex* device = devices; device->if_index != 0; ++device) {
+      out.push_back(device->if_index);
+    }
+    ::if_freenameindex(devices);
+  }
+  return out;
+}
+
+/// The device of a link's pin, if it is one.
+std::optional<std::uint32_t> interface_of(std::string_view pin) {
+  for (const Side& side : kSides) {
+    const std::string suffix = "-" + std::string(side.name);
+    if (pin.ends_with(suffix)) {
+      pin.remove_suffix(suffix.size());
+      const auto number = parse_number(pin, std::numeric_limits<std::uint32_t>::max());
+      return number ? std::optional(static_cast<std::uint32_t>(*number)) : std::nullopt;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<std::set<std::uint32_t>> interfaces_of_links(const std::string& pin_directory) {
+  std::set<std::uint32_t> out;
+  std::error_code error;
+  for (std::filesystem::directory_iterator pin(link_directory(pin_directory), error), end;
+       !error && pin != end; pin.increment(error)) {
+    if (const auto interface = interface_of(pin->path().filename().string())) {
+      out.insert(*interface);
+    }
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return fail_errno(error.value(), "list " + link_directory(pin_directory));
+  }
+  return out;
+}
+
+/// What every program for devices uses, of those that serve and of those that follow.
+std::set<std::uint32_t> flow_maps(const std::string& pin_directory) {
+  std::set<std::uint32_t> ids;
+  for (const MapSet set : {MapSet::kServing, MapSet::kNext}) {
+    const auto map = open_map(pin_directory, "flows", set);
+    bpf_map_info info{};
+    std::uint32_t size = sizeof(info);
+    if (map && bpf_obj_get_info_by_fd(map->get(), &info, &size) == 0) {
+      ids.insert(info.id);
+    }
+  }
+  return ids;
+}
+
+bool uses_one_of(std::uint32_t program_id, const std::set<std::uint32_t>& maps) {
+  const UniqueFd program(bpf_prog_get_fd_by_id(program_id));
+  if (!program) {
+    return errno == EPERM;  // without CAP_SYS_ADMIN: then its handle and priority must do
+  }
+  std::array<std::uint32_t, kMaxMaps> used{};
+  bpf_prog_info info{};
+  info.map_ids = reinterpret_cast<std::uintptr_t>(used.data());
+  info.nr_map_ids = used.size();
+  std::uint32_t size = sizeof(info);
+  return bpf_obj_get_info_by_fd(program.get(), &info, &size) == 0 &&
+         std::ranges::any_of(used, [&](std::uint32_t id) { return maps.contains(id); });
+}
+
+std::set<std::uint32_t> interfaces_of_filters(const std::string& pin_directory) {
+  const LibraryLog quiet;
+  const std::set<std::uint32_t> maps = flow_maps(pin_directory);
+  std::set<std::uint32_t> out;
+  for (const std::uint32_t interface : interfaces()) {
+    for (const Side& side : kSides) {
+      auto hook = options<bpf_tc_hook>();
+      hook.ifindex = static_cast<int>(interface);
+      hook.attach_point = side.clsact;
+      auto opts = options<bpf_tc_opts>();
+      opts.handle = kHandle;
+      opts.priority = kPriority;
+      // An error: no qdisc, or no such filter in it.
+      if (bpf_tc_query(&hook, &opts) == 0 && uses_one_of(opts.prog_id, maps)) {
+        out.insert(interface);
+      }
+    }
+  }
+  return out;
+}
+
 }  // namespace
 
 std::string_view text(Hook hook) { return hook == Hook::kTcx ? "tcx" : "clsact"; }
@@ -217,6 +313,11 @@ Status detach_device(const std::string& pin_directory, Hook hook, std::uint32_t 
     }
   }
   return {};
+}
+
+Result<std::set<std::uint32_t>> attached_devices(const std::string& pin_directory, Hook hook) {
+  return hook == Hook::kTcx ? interfaces_of_links(pin_directory)
+                            : interfaces_of_filters(pin_directory);
 }
 
 Status attach_cgroup(const std::string& pin_directory, const Object& object,
@@ -264,14 +365,10 @@ Result<std::string> cgroup_mount() {
 }
 
 Status remove_all(const std::string& pin_directory) {
-  if (struct if_nameindex* devices = ::if_nameindex(); devices != nullptr) {
-    for (const struct if_nameindex* device = devices; device->if_index != 0; ++device) {
-      if (const Status status = detach_clsact(device->if_index); !status) {
-        ::if_freenameindex(devices);
-        return status;
-      }
+  for (const std::uint32_t interface : interfaces()) {
+    if (Status status = detach_clsact(interface); !status) {
+      return status;
     }
-    ::if_freenameindex(devices);
   }
   return remove_pins(pin_directory);
 }

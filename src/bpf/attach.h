@@ -4,7 +4,9 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
+#include <string_view>
 
 #include "base/result.h"
 #include "bpf/object.h"
@@ -25,6 +27,12 @@ enum class Hook { kTcx, kClsact };
 /// What is gone already is success.
 [[nodiscard]] Status detach_device(const std::string& pin_directory, Hook hook,
                                    std::uint32_t interface);
+
+/// Devices that have programs of this directory, or had them and left a pin: whatever an earlier
+/// process chose. Filters are told by their maps, which others' do not use, or by their handle
+/// alone where the process lacks CAP_SYS_ADMIN.
+[[nodiscard]] Result<std::set<std::uint32_t>> attached_devices(const std::string& pin_directory,
+                                                               Hook hook);
 
 /// connect, sendmsg, recvmsg and getpeername of the processes below a cgroup2 directory.
 [[nodiscard]] Status attach_cgroup(const std::string& pin_directory, const Object& object,

@@ -10,12 +10,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <linux/bpf.h>
+#include <linux/capability.h>
 #include <map>
 #include <net/if.h>
 #include <set>
 #include <string>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 #include <vector>
 
@@ -363,6 +365,63 @@ TEST_P(BpfDevice, CleanUpTakesOnlyOurs) {
   EXPECT_TRUE(removed) << removed.error().text();
   EXPECT_THAT(at("fl0", "out"), IsEmpty());
   EXPECT_THAT(filters("fl0", "ingress"), AllOf(HasSubstr("foreign"), Not(HasSubstr("fl_in"))));
+}
+
+// A start with other patterns must find what the last one chose, and nothing else.
+TEST_P(BpfDevice, WhatAnEarlierProcessHasAttachedIsFound) {
+  EXPECT_THAT(*attached_devices(pins_, GetParam()), IsEmpty());
+  const std::uint32_t device = add_veth("fl0", "fl1");
+  const std::uint32_t peer = ::if_nametoindex("fl1");
+  const std::uint32_t other = add_veth("fl2", "fl3");
+  add_foreign_filter(other);
+  {
+    const Object object = load();
+    ASSERT_TRUE(attach(object, device));
+    ASSERT_TRUE(attach(object, peer));
+  }
+  EXPECT_THAT(*attached_devices(pins_, GetParam()),
+              ::testing::ElementsAreArray(std::set{device, peer}));
+  ASSERT_TRUE(detach_device(pins_, GetParam(), device));
+  EXPECT_THAT(*attached_devices(pins_, GetParam()), ::testing::ElementsAre(peer));
+  run({"ip", "link", "del", "fl0"});
+  if (GetParam() == Hook::kTcx) {
+    EXPECT_THAT(*attached_devices(pins_, GetParam()), ::testing::ElementsAre(peer)) << "its pin";
+    ASSERT_TRUE(detach_device(pins_, GetParam(), peer));
+  }
+  EXPECT_THAT(*attached_devices(pins_, GetParam()), IsEmpty());
+  EXPECT_THAT(filters("fl2", "ingress"), HasSubstr("foreign"));
+}
+
+TEST_P(BpfDevice, WhatIsAttachedIsFoundWithoutCapSysAdmin) {
+  const std::uint32_t device = add_veth("fl0", "fl1");
+  const Object object = load();
+  ASSERT_TRUE(attach(object, device));
+  std::thread([&] {  // capabilities are the thread's
+    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+    std::array<__user_cap_data_struct, 2> data{};
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): the only form the call has
+    ASSERT_EQ(::syscall(SYS_capget, &header, data.data()), 0);
+    data[0].effective &= ~(1U << CAP_SYS_ADMIN);
+    // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): the only form the call has
+    ASSERT_EQ(::syscall(SYS_capset, &header, data.data()), 0);
+    EXPECT_THAT(*attached_devices(pins_, GetParam()), ::testing::ElementsAre(device));
+  })
+      .join();
+}
+
+TEST_P(BpfDevice, AnotherDirectorysDevicesAreNotOurs) {
+  const std::string others = World::root + "/others";
+  ASSERT_TRUE(prepare_directory(others));
+  const std::uint32_t device = add_veth("fl0", "fl1");
+  const Object ours = load();
+  {
+    const Result<Object> object = Object::load(others, kSizes);
+    ASSERT_TRUE(object) << object.error().text();
+    ASSERT_TRUE(attach_device(others, *object, GetParam(), device, true));
+  }
+  EXPECT_THAT(*attached_devices(pins_, GetParam()), IsEmpty());
+  EXPECT_THAT(*attached_devices(others, GetParam()), ::testing::ElementsAre(device));
+  EXPECT_TRUE(remove_all(others));
 }
 
 std::set<Hook> hooks_of_this_kernel() { return {best_hook(), Hook::kClsact}; }

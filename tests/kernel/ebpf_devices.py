@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices come and go, others have programs on them, and `fairlead cleanup` takes what is ours."""
 
+import glob
+import json
 import os
 import subprocess
 
@@ -87,6 +89,54 @@ def test_a_device_that_was_replaced(lab):
         lambda: set(spread(lab.client, web.address, 80, 6, timeout=0.5)) == {"pod1", "pod2", "pod3"}
     )
     assert set(spread(pod.host, web.address, 80, 6)) == {"pod1", "pod2", "pod3"}
+
+
+@each_family
+def test_devices_that_are_not_chosen_any_more(lab):
+    """The operator names other devices: what the start before had put on the rest is taken off."""
+    others = ForeignPrograms(lab)
+    web, daemon = serve(lab)
+    assert [ours_on(lab, device) for device in ("outside", "pod1", "pod2")] == [2, 2, 2]
+    live = LiveConnection(lab.pods[0].host, web.address, 80)
+    daemon.stop()
+    fewer = lab.fairlead("--ebpf-devices", "pod*,!pod2")
+    fewer.eventually(lambda: ours_on(lab, "outside") == ours_on(lab, "pod2") == 0)
+    fewer.serving(lab.service("news").publish(lab.pods))
+    assert ours_on(lab, "pod1") == ours_on(lab, "pod3") == 2
+    live.ping()
+    for host in lab.client, lab.pods[1].host:
+        eventually(lambda host=host: unserved(host, web.address), timeout=5)
+    others.assert_untouched()
+    others.assert_sees_traffic(lambda: ask(lab.client, lab.pods[0].address(lab.family), WEB_PORT))
+
+    fewer.stop()
+    daemon.start()
+    daemon.eventually(lambda: ours_on(lab, "outside") == ours_on(lab, "pod2") == 2)
+    assert set(spread(lab.client, web.address, 80, 6)) == {"pod1", "pod2", "pod3"}
+    live.ping()
+    others.assert_untouched()
+    others.close()
+
+
+@each_family
+def test_a_device_that_stops_being_chosen(lab):
+    """Renamed under the daemon, to what the patterns do not name."""
+    web, daemon = serve(lab, "--ebpf-devices", "!spare*")
+    pod = lab.pods[1]
+    lab.node.ip(f"link set {pod.name} down")
+    lab.node.ip(f"link set {pod.name} name spare")
+    daemon.eventually(lambda: ours_on(lab, "spare") == 0)
+    lab.node.ip(f"link set spare name {pod.name}")
+    daemon.eventually(lambda: ours_on(lab, pod.name) == 2)
+
+
+def ours_on(lab, device):
+    """How many programs of ours are on it: pins of links, or filters where there is no TCX."""
+    interface = json.loads(lab.node.run("ip", "-j", "link", "show", device))[0]["ifindex"]
+    pins = glob.glob(f"{glob.escape(lab.table.pin('links'))}/{interface}-*")
+    ways = "ingress", "egress"
+    shown = [lab.node.run("tc", "filter", "show", "dev", device, way) for way in ways]
+    return len(pins) + sum("fl_" in text for text in shown)
 
 
 @each_family

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dataplane/ebpf/kernel_host.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <span>
 #include <system_error>
 #include <utility>
 
@@ -82,33 +84,37 @@ class KernelHost final : public Host {
     if (!addresses) {
       return fail(addresses.error());
     }
+    if (!knows_earlier_) {
+      auto earlier = bpf::attached_devices(config_.pin_directory, hook_);
+      if (!earlier) {
+        return fail(std::move(earlier.error()));
+      }
+      attached_ = std::move(*earlier);
+      knows_earlier_ = true;
+    }
     std::vector<bpf::Device> devices = bpf::choose_devices(*links, *addresses, config_.devices);
     std::set<std::uint32_t> now;
     for (const bpf::Device& device : devices) {
-      if (!thorough && attached_.contains(device.interface)) {
+      const bool has_been = attached_.erase(device.interface) != 0;
+      if (!thorough && has_been) {
         now.insert(device.interface);
         continue;
       }
       if (const Status status = bpf::attach_device(config_.pin_directory, *object_, hook_,
                                                    device.interface, device.is_ethernet);
           status) {
-        if (!attached_.contains(device.interface)) {
+        if (!has_been) {
           log::info("programs are on a device", {{"device", device.name}});
         }
         now.insert(device.interface);
       } else {
         failures.emplace(device.name, status.error().text());
-      }
-    }
-    for (const std::uint32_t interface : attached_) {
-      if (!now.contains(interface)) {
-        // Of a device that is gone only the pin is left; one that is no longer chosen is let go.
-        if (const Status status = bpf::detach_device(config_.pin_directory, hook_, interface);
-            !status) {
-          failures.emplace(std::to_string(interface), status.error().text());
+        if (has_been) {
+          now.insert(device.interface);  // what is on it serves on
         }
       }
     }
+    now.merge(let_go(attached_, *links, failures));
     attached_ = std::move(now);
     return devices;
   }
@@ -145,6 +151,27 @@ class KernelHost final : public Host {
   }
 
  private:
+  /// Takes the programs from devices that are not chosen any more; of one that is gone only the pin
+  /// is left. Returns those where that failed.
+  std::set<std::uint32_t> let_go(const std::set<std::uint32_t>& interfaces,
+                                 std::span<const netlink::Link> links,
+                                 std::map<std::string, std::string>& failures) const {
+    std::set<std::uint32_t> left;
+    for (const std::uint32_t interface : interfaces) {
+      const auto link =
+          std::ranges::find(links, netlink::InterfaceIndex{interface}, &netlink::Link::index);
+      const Status status = bpf::detach_device(config_.pin_directory, hook_, interface);
+      if (!status) {
+        left.insert(interface);
+        failures.emplace(link == links.end() ? std::to_string(interface) : link->name,
+                         status.error().text());
+      } else if (link != links.end()) {
+        log::info("programs are off a device", {{"device", link->name}});
+      }
+    }
+    return left;
+  }
+
   static Result<std::size_t> close_stale(netlink::SocketDiag& diag,
                                          const std::set<net::IpAddress>& servers,
                                          const IsStale& is_stale) {
@@ -199,7 +226,8 @@ class KernelHost final : public Host {
   std::unique_ptr<netlink::SocketDiag> diag_;  // from its first use on
   bool told_of_pods_ = false;
   std::unique_ptr<event::FdWatch> watch_;
-  std::set<std::uint32_t> attached_;
+  std::set<std::uint32_t> attached_;  // by index: devices that have programs of ours
+  bool knows_earlier_ = false;        // those of earlier processes are among them
 };
 
 }  // namespace

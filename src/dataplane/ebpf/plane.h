@@ -50,8 +50,10 @@ class Host {
   /// Where the maps follow those of another layout or size, replaces the programs that go by those.
   /// Called once, when the maps hold what an earlier process of this layout would have left.
   [[nodiscard]] virtual Status take_over() = 0;
-  /// Looks at the devices, and puts the programs on those that are new; `thorough`: on all, also if
-  /// they should be there. What failed is in `failures`, by device, and did not stop the others.
+  /// Looks at the devices, puts the programs on those that are new, and takes them off those that
+  /// are not chosen any more, by whichever process they got them; `thorough`: puts them on all,
+  /// also if they should be there. What failed is in `failures`, by device, and did not stop the
+  /// others.
   [[nodiscard]] virtual Result<std::vector<bpf::Device>> attach(
       bool thorough, std::map<std::string, std::string>& failures) = 0;
   /// The socket path. Called once the maps hold the whole plan, and by the audit.

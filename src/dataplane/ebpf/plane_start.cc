@@ -255,7 +255,8 @@ void Plane::refresh_devices(bool thorough, TimePoint now) {
   const auto found = host_->attach(thorough, failures);
   for (const auto& [device, error] : failures) {
     if (!device_failures_.contains(device)) {
-      log::error("programs could not be put on a device", {{"device", device}, {"error", error}});
+      log::error("programs could not be put on a device, or taken off",
+                 {{"device", device}, {"error", error}});
     }
   }
   device_failures_ = std::move(failures);
