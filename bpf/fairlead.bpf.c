@@ -299,7 +299,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   struct fl_flow* flow;
   enum parsed parsed;
   __u32 now;
-  int fate;
+  int fate, in_half = 0;
   parsed = parse_addresses(skb, p);
   if (parsed != PARSED) {
     return PASS; /* the stack judges what is malformed */
@@ -322,11 +322,10 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   now = ticks_now();
   if (!flow && p->tuple.protocol == IPPROTO_TCP && (!is_start(p) || is_pressed())) {
     flow = bpf_map_lookup_elem(&half, &p->tuple);
-    if (flow && flow->kind == FL_FORWARD) {
-      if ((p->event & (FL_TCP_ACK | FL_TCP_SYN | FL_TCP_RST)) != FL_TCP_ACK) {
-        return send_forward(skb, p, flow, now);
-      }
+    in_half = flow && flow->kind == FL_FORWARD;
+    if (in_half && (p->event & (FL_TCP_ACK | FL_TCP_SYN | FL_TCP_RST)) == FL_TCP_ACK) {
       flow = promote_connection() ? NULL : bpf_map_lookup_elem(&flows, &p->tuple);
+      in_half = 0;
     }
   }
   if (!flow) {
@@ -340,6 +339,13 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     return fl_fast_path ? finally(p, GO_BACK) : PASS;
   }
   fate = fate_of(p, flow, now);
+  if (in_half) {
+    if (fate == GOES_ON) {
+      return send_forward(skb, p, flow, now);
+    }
+    drop_half_open();
+    return new_connection(skb, 0);
+  }
   if (fate == OVER) {
     end_connection();
   }

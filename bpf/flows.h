@@ -538,6 +538,37 @@ GLOBAL_MEM int expect_answer(struct fl_flow* flow) {
   return error == -FL_EEXIST ? 0 : error;
 }
 
+/* Takes the packet's connection out of `half`, where it counts nowhere. */
+GLOBAL int drop_half_open(void) {
+  struct packet* p = the_packet();
+  struct fl_flow* found;
+  struct fl_flow flow;
+  struct fl_tuple other;
+  if (!p) {
+    return 0;
+  }
+  found = bpf_map_lookup_elem(&half, &p->tuple);
+  if (!found) {
+    return 0; /* fell out of the table meanwhile */
+  }
+  flow = *found;
+  bpf_map_delete_elem(&half, &p->tuple);
+  if (flow.flags & FL_FLOW_NO_OUTPUT) {
+    return 0;
+  }
+  key_of_reply(&other, &p->tuple, &flow);
+  bpf_map_delete_elem(&half, &other);
+  key_of_hide(&other, &p->tuple, &flow);
+  found = bpf_map_lookup_elem(&half, &other);
+  if (found) {
+    struct fl_tuple unhide;
+    key_of_unhide(&unhide, &other, &found->addr, found->port);
+    bpf_map_delete_elem(&half, &unhide);
+    bpf_map_delete_elem(&half, &other);
+  }
+  return 0;
+}
+
 static __always_inline int promote_flow(struct fl_tuple* key) {
   struct fl_flow* found = bpf_map_lookup_elem(&half, key);
   struct fl_flow flow;

@@ -367,6 +367,49 @@ TEST_P(ByFamily, FloodAndAnotherServer) {
   EXPECT_EQ(programs.counts(number).active, 0U);
 }
 
+// A SYN that is sent again, out of a flood's table: its server has left, or takes no new ones.
+TEST_P(ByFamily, FloodAndAServerThatLeft) {
+  for (const bool hidden : {false, true}) {
+    for (const bpf::fl_rs_state state : {bpf::FL_RS_GONE, bpf::FL_RS_DRAINING, bpf::FL_RS_UP}) {
+      SCOPED_TRACE(std::to_string(state) + (hidden ? " hidden" : ""));
+      Programs flooded;
+      flooded.set_hide(kV4.node, kV6.node);
+      flooded.set_half_open_limit(1);
+      const auto service = flooded.add(
+          {.address = vip(), .servers = {{server()}, {server2()}}, .masquerade = hidden});
+      const auto send = [&](int port) {
+        return read(flooded.out(flooded.in(build({client(port), vip()})).frame).frame);
+      };
+      const auto answer = [&](const std::string& from, const std::string& to) {
+        Packet segment{from, to};
+        segment.tcp_flags = kSyn | kAck;
+        return text(flooded.out(flooded.in(build(segment)).frame));
+      };
+      send(1);
+      send(2);
+      const Read first = send(3);
+      ASSERT_EQ(first.destination, server());
+      ASSERT_FALSE(flooded.forward_flow(client(3), vip())) << "in the flood's table";
+      flooded.set_server_state(flooded.server_number(service, 0), state);
+      const Read again = send(3);
+      if (state == bpf::FL_RS_UP) {
+        EXPECT_EQ(again.text(), first.text());
+        continue;
+      }
+      EXPECT_EQ(again.destination, server2());
+      EXPECT_EQ(answer(server2(), again.source), vip() + " > " + client(3));
+      EXPECT_EQ(answer(server(), first.source), server() + " > " + first.source)
+          << "nothing is left of the first choice";
+      EXPECT_EQ(send(3).text(), again.text());
+      Packet ack{client(3), vip()};
+      ack.tcp_flags = kAck;
+      EXPECT_EQ(read(flooded.in(build(ack)).frame).destination, server2());
+      EXPECT_TRUE(flooded.forward_flow(client(3), vip()));
+      EXPECT_EQ(flooded.counts(flooded.server_number(service, 1)).active, 2U);
+    }
+  }
+}
+
 // Of one client and one server, every port that the second connection could get is taken.
 TEST(Packets, NoClientPortIsLeft) {
   Programs programs(65536);
