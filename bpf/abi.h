@@ -311,7 +311,7 @@ struct fl_client {
 };
 FL_SIZE(fl_client, 16);
 
-/* Map `fragments` (LRU hash): the ports that a first fragment had. */
+/* Map `fragments` (LRU hash): the ports that a first fragment had; none if it was a ping. */
 struct fl_fragment_key {
   struct fl_addr saddr, daddr;
   __u32 id;

@@ -316,7 +316,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
     return PASS;
   }
   if (p->is_icmp) {
-    return handle_icmp(skb, p, FL_INGRESS);
+    return p->fragment == WHOLE ? handle_icmp(skb, p, FL_INGRESS) : handle_icmp_fragment(skb);
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
   now = ticks_now();

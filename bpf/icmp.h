@@ -101,6 +101,27 @@ static __always_inline int maybe_in_tunnel(struct packet* p, __u32 point) {
   return point == FL_INGRESS ? finally(p, LOOK_INTO_TUNNEL) : PASS;
 }
 
+/* A ping in fragments to an address of ours. Nothing needs to be put together: each is answered by
+ * itself, a later one if it follows a ping's first. */
+GLOBAL int handle_icmp_fragment(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct fl_ports none = {};
+  struct fl_fragment_key key;
+  __u8 type;
+  if (!p || !is_claimed(&p->tuple.daddr)) {
+    return PASS;
+  }
+  key_of_fragments(&key, p);
+  if (p->fragment == LATER_FRAGMENT) {
+    return bpf_map_lookup_elem(&fragments, &key) ? finally(p, ECHO) : PASS;
+  }
+  if (bpf_skb_load_bytes(skb, p->l4, &type, sizeof(type)) || !is_ping(p, type)) {
+    return PASS;
+  }
+  bpf_map_update_elem(&fragments, &key, &none, BPF_ANY);
+  return finally(p, ECHO);
+}
+
 /* Translates an error about one of our connections; a ping to an address of ours is answered;
  * anything else passes as it is. An error about what a server answered past us goes the way of the
  * client's packets: only the server can mend it. */

@@ -238,6 +238,14 @@ static __always_inline int take_tcp(struct __sk_buff* skb, struct packet* p) {
   return 1;
 }
 
+static __always_inline void key_of_fragments(struct fl_fragment_key* to, const struct packet* p) {
+  __builtin_memset(to, 0, sizeof(*to));
+  to->saddr = p->tuple.saddr;
+  to->daddr = p->tuple.daddr;
+  to->id = p->fragment_id;
+  to->protocol = p->tuple.protocol;
+}
+
 /* Ports and what tells the connection's state. A later fragment gets the ports of its first one. */
 static __always_inline enum parsed parse_ports(struct __sk_buff* skb, struct packet* p) {
   struct fl_fragment_key key;
@@ -246,17 +254,13 @@ static __always_inline enum parsed parse_ports(struct __sk_buff* skb, struct pac
   __u8 protocol = p->tuple.protocol;
   if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP) {
     p->is_icmp = p->v6 ? protocol == IPPROTO_ICMPV6 : protocol == IPPROTO_ICMP;
-    return p->is_icmp && p->fragment == WHOLE ? PARSED : NOT_OURS;
+    return p->is_icmp ? PARSED : NOT_OURS;
   }
   if (protocol == IPPROTO_TCP && p->fragment == WHOLE && take_tcp(skb, p)) {
     return PARSED;
   }
   if (p->fragment != WHOLE) {
-    __builtin_memset(&key, 0, sizeof(key));
-    key.saddr = p->tuple.saddr;
-    key.daddr = p->tuple.daddr;
-    key.id = p->fragment_id;
-    key.protocol = protocol;
+    key_of_fragments(&key, p);
     if (p->fragment == LATER_FRAGMENT) {
       known = bpf_map_lookup_elem(&fragments, &key);
       if (!known) {

@@ -7,6 +7,7 @@
 #include "rewrite.h"
 
 #define FL_TTL 64
+#define FL_FRAGMENT_HEADER 8 /* of IPv6 */
 
 static __always_inline void swap_link_addresses(struct __sk_buff* skb, __u32 l3) {
   __u8 macs[2 * ETH_ALEN], swapped[2 * ETH_ALEN];
@@ -237,24 +238,24 @@ GLOBAL_MEM int reset(struct __sk_buff* skb, struct packet* p) {
   return send_back(skb, p->l3);
 }
 
-/* A ping: answered, as a node answers that has the address. */
+/* A ping: answered, as a node answers that has the address. A fragment's answer is a fragment. */
 GLOBAL_MEM int echo(struct __sk_buff* skb, struct packet* p) {
-  __u8 type;
+  __be16 from, to;
   if (!p) {
     return TC_ACT_SHOT;
   }
   if (p->v6) {
     struct ipv6hdr ip;
-    if (p->l4 - p->l3 != sizeof(ip) || bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
+    if (p->l4 - p->l3 != sizeof(ip) + (p->fragment == WHOLE ? 0 : FL_FRAGMENT_HEADER) ||
+        bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
       return TC_ACT_SHOT;
     }
     ip.hop_limit = FL_TTL;
     __builtin_memcpy(&ip.saddr, &p->tuple.daddr, sizeof(ip.saddr));
     __builtin_memcpy(&ip.daddr, &p->tuple.saddr, sizeof(ip.daddr));
     bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
-    type = ICMPV6_ECHO_REPLY;
-    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum),
-                        bpf_htons(ICMPV6_ECHO_REQUEST << 8), bpf_htons(ICMPV6_ECHO_REPLY << 8), 2);
+    from = bpf_htons(ICMPV6_ECHO_REQUEST << 8);
+    to = bpf_htons(ICMPV6_ECHO_REPLY << 8);
   } else {
     struct iphdr ip;
     if (p->l4 - p->l3 != sizeof(ip) || bpf_skb_load_bytes(skb, p->l3, &ip, sizeof(ip))) {
@@ -266,11 +267,13 @@ GLOBAL_MEM int echo(struct __sk_buff* skb, struct packet* p) {
     ip.check = 0;
     ip.check = fold_checksum(bpf_csum_diff(0, 0, (__be32*)&ip, sizeof(ip), 0));
     bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
-    type = ICMP_ECHOREPLY;
-    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum),
-                        bpf_htons(ICMP_ECHO << 8), bpf_htons(ICMP_ECHOREPLY << 8), 2);
+    from = bpf_htons(ICMP_ECHO << 8);
+    to = bpf_htons(ICMP_ECHOREPLY << 8);
   }
-  bpf_skb_store_bytes(skb, p->l4, &type, sizeof(type), 0);
+  if (p->fragment != LATER_FRAGMENT) {
+    bpf_l4_csum_replace(skb, p->l4 + offsetof(struct icmp_header, checksum), from, to, 2);
+    bpf_skb_store_bytes(skb, p->l4, &to, 1, 0); /* the type, which comes first */
+  }
   return send_back(skb, p->l3);
 }
 

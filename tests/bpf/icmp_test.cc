@@ -31,6 +31,39 @@ TEST_P(ByFamily, PingsAreAnswered) {
   }
 }
 
+// Fragment by fragment: what comes back is the answer in the same pieces.
+TEST_P(ByFamily, PingsInFragmentsAreAnswered) {
+  programs.add({.address = vip()});
+  const auto request = build_echo_fragments(f.client, f.virtual_server, 3000, 1232);
+  const auto answer = build_echo_fragments(f.virtual_server, f.client, 3000, 1232, true);
+  ASSERT_EQ(request.size(), 3U);
+  const auto behind_link = [](const Bytes& frame) {
+    return Bytes(frame.begin() + 14, frame.end());
+  };
+  EXPECT_EQ(programs.in(request[1]).action, kPass) << "what it is of is not known yet";
+  for (const std::size_t i : {0U, 2U, 1U}) {
+    const Verdict verdict = programs.in(request[i]);
+    ASSERT_EQ(verdict.action, kRedirect) << i;
+    EXPECT_EQ(behind_link(verdict.frame), behind_link(answer[i])) << i;
+  }
+}
+
+TEST_P(ByFamily, FragmentsOfOtherPingsPass) {
+  programs.add({.address = f.at(f.node, 30080), .servers = {{server()}}, .on_node = true});
+  programs.add({.address = vip()});
+  for (const Bytes& fragment : build_echo_fragments(f.client, f.node, 3000, 1232)) {
+    const Verdict verdict = programs.in(fragment);
+    EXPECT_EQ(verdict.action, kPass);
+    EXPECT_EQ(verdict.frame, fragment);
+  }
+  for (const Bytes& fragment : build_echo_fragments(f.client, f.virtual_server, 3000, 1232)) {
+    EXPECT_EQ(programs.out(fragment).action, kPass);
+  }
+  for (const Bytes& fragment : build_echo_fragments(f.client, f.virtual_server, 3000, 1232, true)) {
+    EXPECT_EQ(programs.in(fragment).action, kPass) << "an answer to nobody's ping";
+  }
+}
+
 TEST_P(ByFamily, PingsToOthersPass) {
   programs.add({.address = f.at(f.node, 30080), .servers = {{server()}}, .on_node = true});
   programs.add({.address = vip()});

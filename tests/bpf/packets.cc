@@ -261,15 +261,34 @@ Bytes build(const Packet& packet) {
 
 namespace {
 
-Bytes build_icmp(const std::string& source, const std::string& destination, Bytes message) {
-  const End from = parse_end(source);
-  const End to = parse_end(destination);
-  const bool v6 = from.address.size() == 16;
-  const std::uint8_t protocol = v6 ? std::uint8_t{IPPROTO_ICMPV6} : std::uint8_t{IPPROTO_ICMP};
+std::uint8_t icmp_of(const End& end) {
+  return end.address.size() == 16 ? std::uint8_t{IPPROTO_ICMPV6} : std::uint8_t{IPPROTO_ICMP};
+}
+
+void set_icmp_checksum(Bytes& message, const End& from, const End& to) {
+  const std::uint8_t protocol = icmp_of(from);
+  const bool v6 = protocol == IPPROTO_ICMPV6;
   set16(message, 2,
         internet_checksum(message,
                           v6 ? pseudo_sum(from.address, to.address, protocol, message.size()) : 0));
-  return with_network_header({}, from, to, protocol, std::move(message));
+}
+
+Bytes build_icmp(const std::string& source, const std::string& destination, Bytes message) {
+  const End from = parse_end(source);
+  const End to = parse_end(destination);
+  set_icmp_checksum(message, from, to);
+  return with_network_header({}, from, to, icmp_of(from), std::move(message));
+}
+
+Bytes echo_message(bool v6, std::size_t payload, bool is_answer) {
+  Bytes message = {v6 ? std::uint8_t{128} : std::uint8_t{8}, 0, 0, 0, 0x12, 0x34, 0, 7};
+  if (is_answer) {
+    message[0] = v6 ? std::uint8_t{129} : std::uint8_t{0};
+  }
+  for (std::size_t i = 0; i < payload; ++i) {
+    message.push_back(static_cast<std::uint8_t>(i));
+  }
+  return message;
 }
 
 }  // namespace
@@ -284,11 +303,27 @@ Bytes build_error(const std::string& source, const std::string& destination, std
 
 Bytes build_echo(const std::string& source, const std::string& destination, std::size_t payload) {
   const bool v6 = parse_end(source).address.size() == 16;
-  Bytes message = {v6 ? std::uint8_t{128} : std::uint8_t{8}, 0, 0, 0, 0x12, 0x34, 0, 7};
-  for (std::size_t i = 0; i < payload; ++i) {
-    message.push_back(static_cast<std::uint8_t>(i));
+  return build_icmp(source, destination, echo_message(v6, payload, false));
+}
+
+std::vector<Bytes> build_echo_fragments(const std::string& source, const std::string& destination,
+                                        std::size_t payload, std::size_t piece, bool is_answer) {
+  const End from = parse_end(source);
+  const End to = parse_end(destination);
+  Bytes message = echo_message(icmp_of(from) == IPPROTO_ICMPV6, payload, is_answer);
+  set_icmp_checksum(message, from, to);
+  std::vector<Bytes> fragments;
+  for (std::size_t at = 0; at < message.size(); at += piece) {
+    const std::size_t end = std::min(at + piece, message.size());
+    Packet packet;
+    packet.fragment_offset = static_cast<std::uint16_t>(at);
+    packet.more_fragments = end < message.size();
+    fragments.push_back(
+        with_network_header(packet, from, to, icmp_of(from),
+                            Bytes(message.begin() + static_cast<std::ptrdiff_t>(at),
+                                  message.begin() + static_cast<std::ptrdiff_t>(end))));
   }
-  return build_icmp(source, destination, std::move(message));
+  return fragments;
 }
 
 Read read(std::span<const std::uint8_t> frame) {

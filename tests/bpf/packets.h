@@ -48,6 +48,12 @@ struct Packet {
 /// A ping, with so many bytes.
 [[nodiscard]] Bytes build_echo(const std::string& source, const std::string& destination,
                                std::size_t payload);
+/// The same in fragments, each but the last with so many bytes behind the network header; or the
+/// answer that it wants.
+[[nodiscard]] std::vector<Bytes> build_echo_fragments(const std::string& source,
+                                                      const std::string& destination,
+                                                      std::size_t payload, std::size_t piece,
+                                                      bool is_answer = false);
 
 /// What a frame holds. Throws std::runtime_error with the reason if any length or checksum in it is
 /// wrong.

@@ -151,6 +151,7 @@ def test_pings_are_answered(lab):
         for address in (web.address, external, empty.address, lab.family.node):
             probes.ping(host, address)
             probes.ping(host, address, b"y" * 1400)
+            probes.ping(host, address, b"z" * 8000)  # in fragments
     empty.delete()
     daemon.eventually(lambda: empty.address not in lab.table.addresses())
     try:
