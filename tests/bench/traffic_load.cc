@@ -306,16 +306,14 @@ void round_trips(int socket, std::uint64_t count) {
               static_cast<double>(count) / seconds_since(started), times[times.size() / 2]);
 }
 
-/// A byte there and back is two packets, with the acknowledgements in them; kInFlight at a time.
-void packets(const sockaddr_in& source, const sockaddr_in& server, std::uint64_t count) {
+/// A byte there and back is two packets, with the acknowledgements in them; on all connections at
+/// once.
+void packets(const std::vector<Socket>& sockets, std::uint64_t count) {
   const Socket poll(::epoll_create1(0));
   need(poll.get() >= 0, "epoll_create1");
-  std::vector<Socket> sockets;
-  for (std::size_t i = 0; i < kInFlight; ++i) {
-    sockets.push_back(connect_from(source, server));
-    exchange(sockets.back().get());
-    watch(poll.get(), sockets.back().get(), EPOLLIN,
-          static_cast<std::uint64_t>(sockets.back().get()));
+  for (const Socket& socket : sockets) {
+    exchange(socket.get());
+    watch(poll.get(), socket.get(), EPOLLIN, static_cast<std::uint64_t>(socket.get()));
   }
   std::array<epoll_event, kInFlight> events{};
   const std::uint64_t exchanges = count / 2;
@@ -379,6 +377,17 @@ void enter(const std::string& name) {
   need(::setns(at->second.get(), CLONE_NEWNET) == 0, name.c_str());
 }
 
+/// Connections from the namespace, opened once.
+const std::vector<Socket>& kept(const std::string& name, const sockaddr_in& source,
+                                const sockaddr_in& server) {
+  static std::map<std::string, std::vector<Socket>> known;
+  std::vector<Socket>& sockets = known[name];
+  while (sockets.size() < kInFlight) {
+    sockets.push_back(connect_from(source, server));
+  }
+  return sockets;
+}
+
 std::vector<sockaddr_in> addresses(const std::string& texts, std::uint32_t port) {
   std::vector<sockaddr_in> made;
   std::istringstream list(texts);
@@ -409,9 +418,9 @@ void call(const std::string& line) {
   if (what == "connections" || what == "resets") {
     Rate(servers, what == "resets", count, first, sources).run();
   } else if (what == "packets") {
-    packets(sources.front(), servers.front(), count);
+    packets(kept(name, sources.front(), servers.front()), count);
   } else if (what == "round-trips") {
-    round_trips(connect_from(sources.front(), servers.front()).get(), count);
+    round_trips(kept(name, sources.front(), servers.front()).front().get(), count);
   } else if (what == "stream") {
     stream(connect_from(sources.front(), servers.front()).get(), count);
   } else {

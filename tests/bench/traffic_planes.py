@@ -37,7 +37,6 @@ class Plane:
     """Nothing, so far: the director routes."""
 
     kind = "routing"
-    tracks = False  # connections, with the kernel's conntrack
 
     def __init__(self, count=0):
         self.count = count
@@ -124,7 +123,6 @@ class Nftables(Plane):
     are to be masqueraded, services without endpoints and addresses without a service."""
 
     kind = "nftables"
-    tracks = True
 
     def lacks(self):
         return "" if shutil.which("nft") else "the program nft"
@@ -213,7 +211,6 @@ class Iptables(Plane):
     masqueraded and for forwarded packets."""
 
     variant = ""
-    tracks = True
 
     def lacks(self):
         program = f"iptables-{self.variant}-restore"
