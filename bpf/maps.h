@@ -35,7 +35,7 @@ FL_ARRAY(pressure, struct fl_pressure, 1);
 FL_ARRAY(config, struct fl_config, 1);
 FL_ARRAY(ending, struct fl_ending, 1);
 
-FL_HASH(numbers, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct fl_vs_key, __u32, 64);
+FL_HASH(numbers, BPF_MAP_TYPE_HASH, 0, struct fl_vs_key, __u32, 64);
 FL_HASH(flows, BPF_MAP_TYPE_HASH, 0, struct fl_tuple, struct fl_flow, 64);
 FL_HASH(half, BPF_MAP_TYPE_LRU_HASH, 0, struct fl_tuple, struct fl_flow, 64);
 FL_HASH(clients, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct fl_client_key, struct fl_client, 64);
