@@ -423,7 +423,7 @@ GLOBAL_MEM int insert_connection(struct fl_flow* flow, __u32 in_half) {
   struct fl_tuple* forward;
   struct fl_tuple other;
   struct fl_flow copy;
-  int error, i;
+  int error, i, has_taken_over = 0;
   if (!p || !flow) {
     return -1;
   }
@@ -455,7 +455,13 @@ GLOBAL_MEM int insert_connection(struct fl_flow* flow, __u32 in_half) {
     }
     if (taken && same_addr(&taken->addr, &forward->daddr) && taken->port == forward->dport &&
         taken->client_port == forward->sport) {
-      return error;
+      if (!in_half || flow_in(in_half, forward)) {
+        return error;
+      }
+      /* That of a connection whose FL_FORWARD fell out of the table. */
+      has_taken_over = 1;
+      error = bpf_map_update_elem(&half, &other, &copy, BPF_ANY);
+      break;
     }
     /* The same client port leads to this server by another virtual server. */
     other.dport = bpf_htons(1024 + bpf_get_prandom_u32() % 28976);
@@ -480,7 +486,7 @@ GLOBAL_MEM int insert_connection(struct fl_flow* flow, __u32 in_half) {
     error = in_half ? bpf_map_update_elem(&half, forward, &copy, BPF_NOEXIST)
                     : bpf_map_update_elem(&flows, forward, &copy, BPF_NOEXIST);
   }
-  if (error) {
+  if (error && !(has_taken_over && error == -FL_EEXIST)) { /* another CPU has taken it over, too */
     drop_flow(in_half, &other);
     if (flow->flags & FL_FLOW_HIDDEN) {
       key_of_hide(&other, forward, flow);

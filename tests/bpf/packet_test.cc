@@ -410,6 +410,34 @@ TEST_P(ByFamily, FloodAndAServerThatLeft) {
   }
 }
 
+// A flood pushes out what was used least lately, one flow at a time.
+TEST_P(ByFamily, FloodThatPushedOutHalfAConnection) {
+  for (const bool hidden : {false, true}) {
+    SCOPED_TRACE(hidden ? "hidden" : "");
+    Programs flooded;
+    flooded.set_hide(kV4.node, kV6.node);
+    flooded.set_half_open_limit(1);
+    flooded.add({.address = vip(), .servers = {{server()}}, .masquerade = hidden});
+    const auto send = [&](int port, std::uint8_t flags = kSyn) {
+      Packet segment{client(port), vip()};
+      segment.tcp_flags = flags;
+      return read(flooded.out(flooded.in(build(segment)).frame).frame);
+    };
+    for (int port = 1; port <= 3; ++port) {
+      send(port);
+    }
+    ASSERT_TRUE(flooded.push_out_forward_flow(client(3), vip()));
+    const Read again = send(3);
+    ASSERT_EQ(again.destination, server());
+    EXPECT_EQ(flooded.event(bpf::FL_EVENT_NO_PORT), 0U);
+    Packet answer{server(), again.source};
+    answer.tcp_flags = kSyn | kAck;
+    EXPECT_EQ(text(flooded.out(flooded.in(build(answer)).frame)), vip() + " > " + client(3));
+    EXPECT_EQ(send(3, kAck).text(), again.text());
+    EXPECT_TRUE(flooded.forward_flow(client(3), vip()));
+  }
+}
+
 // Of one client and one server, every port that the second connection could get is taken.
 TEST(Packets, NoClientPortIsLeft) {
   Programs programs(65536);

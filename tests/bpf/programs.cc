@@ -409,6 +409,12 @@ std::uint32_t Programs::half_open() const {
   return get<bpf::fl_pressure>("pressure", std::uint32_t{0})->half_open;
 }
 
+bool Programs::push_out_forward_flow(const std::string& client,
+                                     const std::string& virtual_server) const {
+  const bpf::fl_tuple key = forward_key(client, virtual_server, IPPROTO_TCP);
+  return bpf_map_delete_elem(map("half"), &key) == 0;
+}
+
 std::uint64_t Programs::event(bpf::fl_event event) const {
   std::vector<std::uint64_t> values(static_cast<std::size_t>(libbpf_num_possible_cpus()));
   const auto key = static_cast<std::uint32_t>(event);

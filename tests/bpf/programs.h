@@ -106,6 +106,9 @@ class Programs {
   [[nodiscard]] bpf::fl_rs_counts counts(std::uint32_t number) const;
   void set_half_open_limit(std::uint32_t limit);
   [[nodiscard]] std::uint32_t half_open() const;
+  /// As if a flood had pushed it out of its table, and nothing else of its connection.
+  [[nodiscard]] bool push_out_forward_flow(const std::string& client,
+                                           const std::string& virtual_server) const;
   [[nodiscard]] std::uint64_t event(bpf::fl_event event) const;
 
  private:
