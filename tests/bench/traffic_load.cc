@@ -80,8 +80,8 @@ void set_option(int socket, int level, int name, int value) {
   need(::setsockopt(socket, level, name, &value, sizeof(value)) == 0, "setsockopt");
 }
 
-/// With Linux's default of congestion control, whatever the machine's is: one that paces measures the
-/// way itself, and has less under way on a faster one.
+/// With Linux's default of congestion control, whatever the machine's is: one that paces measures
+/// the way itself, and has less under way on a faster one.
 void do_not_pace(int socket) {
   constexpr std::string_view kName = "cubic";
   need(::setsockopt(socket, IPPROTO_TCP, TCP_CONGESTION, kName.data(), kName.size()) == 0,
