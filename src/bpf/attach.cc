@@ -25,6 +25,7 @@
 
 #include "base/text.h"
 #include "bpf/library_log.h"
+#include "bpf/migration.h"
 #include "bpf/options.h"
 
 namespace fairlead::bpf {
@@ -37,7 +38,6 @@ constexpr std::uint32_t kTcxEgress = 47;
 /// Ours among the filters of a clsact qdisc.
 constexpr std::uint32_t kHandle = 0xf1ee;
 constexpr std::uint32_t kPriority = 1;
-constexpr std::size_t kMaxMaps = 64;  // that the kernel lets one program use
 
 struct Side {
   std::string_view name;
@@ -148,20 +148,28 @@ Status attach_link(const std::string& path, int program, std::uint32_t target, s
   return {};
 }
 
+/// Ours on that side of the device, whether it is there or not.
+struct Filter {
+  bpf_tc_hook hook = options<bpf_tc_hook>();
+  bpf_tc_opts opts = options<bpf_tc_opts>();
+
+  Filter(std::uint32_t interface, const Side& side) {
+    hook.ifindex = static_cast<int>(interface);
+    hook.attach_point = side.clsact;
+    opts.handle = kHandle;
+    opts.priority = kPriority;
+  }
+};
+
 Status attach_clsact(int program, std::uint32_t interface, const Side& side) {
   const LibraryLog quiet;
-  auto hook = options<bpf_tc_hook>();
-  hook.ifindex = static_cast<int>(interface);
-  hook.attach_point = side.clsact;
-  if (const int error = bpf_tc_hook_create(&hook); error != 0 && error != -EEXIST) {
+  Filter filter(interface, side);
+  if (const int error = bpf_tc_hook_create(&filter.hook); error != 0 && error != -EEXIST) {
     return fail_errno(-error, "add clsact");
   }
-  auto opts = options<bpf_tc_opts>();
-  opts.prog_fd = program;
-  opts.handle = kHandle;
-  opts.priority = kPriority;
-  opts.flags = BPF_TC_F_REPLACE;
-  if (const int error = bpf_tc_attach(&hook, &opts); error != 0) {
+  filter.opts.prog_fd = program;
+  filter.opts.flags = BPF_TC_F_REPLACE;
+  if (const int error = bpf_tc_attach(&filter.hook, &filter.opts); error != 0) {
     return fail_errno(-error, "attach to clsact");
   }
   return {};
@@ -170,15 +178,10 @@ Status attach_clsact(int program, std::uint32_t interface, const Side& side) {
 Status detach_clsact(std::uint32_t interface) {
   const LibraryLog quiet;
   for (const Side& side : kSides) {
-    auto hook = options<bpf_tc_hook>();
-    hook.ifindex = static_cast<int>(interface);
-    hook.attach_point = side.clsact;
-    auto opts = options<bpf_tc_opts>();
-    opts.handle = kHandle;
-    opts.priority = kPriority;
+    const Filter filter(interface, side);
     // The qdisc stays: others may use it. Where there is no device, qdisc or filter the answer is
     // an error of one of several kinds, and all but this one mean that nothing is left.
-    if (const int error = bpf_tc_detach(&hook, &opts); error == -EPERM) {
+    if (const int error = bpf_tc_detach(&filter.hook, &filter.opts); error == -EPERM) {
       return fail_errno(EPERM, "remove the filter of device " + std::to_string(interface));
     }
   }
@@ -244,13 +247,9 @@ bool uses_one_of(std::uint32_t program_id, const std::set<std::uint32_t>& maps) 
   if (!program) {
     return errno == EPERM;  // without CAP_SYS_ADMIN: then its handle and priority must do
   }
-  std::array<std::uint32_t, kMaxMaps> used{};
-  bpf_prog_info info{};
-  info.map_ids = reinterpret_cast<std::uintptr_t>(used.data());
-  info.nr_map_ids = used.size();
-  std::uint32_t size = sizeof(info);
-  return bpf_obj_get_info_by_fd(program.get(), &info, &size) == 0 &&
-         std::ranges::any_of(used, [&](std::uint32_t id) { return maps.contains(id); });
+  const Result<ProgramInfo> info = info_of(program);
+  return info &&
+         std::ranges::any_of(info->maps, [&](std::uint32_t id) { return maps.contains(id); });
 }
 
 std::set<std::uint32_t> interfaces_of_filters(const std::string& pin_directory) {
@@ -259,14 +258,9 @@ std::set<std::uint32_t> interfaces_of_filters(const std::string& pin_directory) 
   std::set<std::uint32_t> out;
   for (const std::uint32_t interface : interfaces()) {
     for (const Side& side : kSides) {
-      auto hook = options<bpf_tc_hook>();
-      hook.ifindex = static_cast<int>(interface);
-      hook.attach_point = side.clsact;
-      auto opts = options<bpf_tc_opts>();
-      opts.handle = kHandle;
-      opts.priority = kPriority;
+      Filter filter(interface, side);
       // An error: no qdisc, or no such filter in it.
-      if (bpf_tc_query(&hook, &opts) == 0 && uses_one_of(opts.prog_id, maps)) {
+      if (bpf_tc_query(&filter.hook, &filter.opts) == 0 && uses_one_of(filter.opts.prog_id, maps)) {
         out.insert(interface);
       }
     }

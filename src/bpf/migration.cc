@@ -568,6 +568,20 @@ std::set<std::uint32_t> Migration::new_maps() const {
   return ids;
 }
 
+Result<ProgramInfo> info_of(const UniqueFd& program) {
+  constexpr std::uint32_t kMostMaps = 64;  // that the kernel lets one program use
+  std::array<std::uint32_t, kMostMaps> used{};
+  bpf_prog_info info{};
+  info.nr_map_ids = kMostMaps;
+  info.map_ids = reinterpret_cast<std::uintptr_t>(used.data());
+  std::uint32_t size = sizeof(info);
+  if (bpf_obj_get_info_by_fd(program.get(), &info, &size) != 0) {
+    return fail_errno(errno, "look at a BPF program");
+  }
+  const std::span<const std::uint32_t> ids(used.data(), std::min(info.nr_map_ids, kMostMaps));
+  return ProgramInfo{&info.name[0], {ids.begin(), ids.end()}};
+}
+
 Result<std::vector<LoadedProgram>> programs_with(const std::set<std::uint32_t>& maps) {
   std::vector<LoadedProgram> out;
   std::uint32_t id = 0;
@@ -579,18 +593,12 @@ Result<std::vector<LoadedProgram>> programs_with(const std::set<std::uint32_t>& 
       }
       return fail_errno(errno, "look at the kernel's BPF programs (wants CAP_SYS_ADMIN)");
     }
-    constexpr std::uint32_t kMostMaps = 64;
-    std::array<std::uint32_t, kMostMaps> used{};
-    bpf_prog_info info{};
-    info.nr_map_ids = kMostMaps;
-    info.map_ids = reinterpret_cast<std::uintptr_t>(used.data());
-    std::uint32_t size = sizeof(info);
-    if (bpf_obj_get_info_by_fd(program.get(), &info, &size) != 0) {
-      return fail_errno(errno, "look at BPF program " + std::to_string(id));
+    Result<ProgramInfo> info = info_of(program);
+    if (!info) {
+      return fail(info.error());
     }
-    const std::span<const std::uint32_t> ids(used.data(), std::min(info.nr_map_ids, kMostMaps));
-    if (std::ranges::any_of(ids, [&](std::uint32_t map) { return maps.contains(map); })) {
-      out.push_back({&info.name[0], std::move(program)});
+    if (std::ranges::any_of(info->maps, [&](std::uint32_t map) { return maps.contains(map); })) {
+      out.push_back({std::move(info->name), std::move(program)});
     }
   }
   return errno == ENOENT

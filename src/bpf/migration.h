@@ -63,6 +63,11 @@ struct LoadedProgram {
   std::string name;
   UniqueFd fd;
 };
+struct ProgramInfo {
+  std::string name;
+  std::set<std::uint32_t> maps;  // that it uses: the kernel's numbers
+};
+[[nodiscard]] Result<ProgramInfo> info_of(const UniqueFd& program);
 /// The kernel's programs that use one of these maps. Wants CAP_SYS_ADMIN.
 [[nodiscard]] Result<std::vector<LoadedProgram>> programs_with(const std::set<std::uint32_t>& maps);
 

@@ -12,7 +12,7 @@
 //   packets|round-trips|stream NAMESPACE COUNT PORT SERVER SOURCE
 //
 // COUNT connections (of which FIRST were made from the sources before), packets, round trips, or
-// MiB. They all count: a part of the work that is the same for every way takes its time on it.
+// MiB: an amount and no time, so that what beginning and ending costs is the same share for all.
 #include <algorithm>
 #include <arpa/inet.h>
 #include <array>
@@ -40,8 +40,11 @@
 #include <utility>
 #include <vector>
 
+#include "base/unique_fd.h"
+
 namespace {
 
+using fairlead::UniqueFd;
 using Clock = std::chrono::steady_clock;
 
 // Both processors have something to do at every moment, so that a packet's cost shows in the rate.
@@ -93,31 +96,6 @@ double seconds_since(Clock::time_point start) {
 }
 
 void print_rate(double work, double seconds) { std::printf("{\"rate\": %.1f}\n", work / seconds); }
-
-class Socket {
- public:
-  Socket() = default;
-  explicit Socket(int number) : number_(number) {}
-  Socket(Socket&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Socket& operator=(Socket&& other) noexcept {
-    std::swap(number_, other.number_);
-    other.close();
-    return *this;
-  }
-  Socket(const Socket&) = delete;
-  Socket& operator=(const Socket&) = delete;
-  ~Socket() { close(); }
-  [[nodiscard]] int get() const { return number_; }
-
- private:
-  void close() {
-    if (number_ >= 0) {
-      ::close(std::exchange(number_, -1));
-    }
-  }
-
-  int number_ = -1;
-};
 
 void watch(int poll, int socket, std::uint32_t events, std::uint64_t tag) {
   epoll_event event{};
@@ -233,7 +211,7 @@ class Rate {
 
  private:
   void open(std::size_t slot) {
-    Socket socket(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+    UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
     need(socket.get() >= 0, "socket");
     do_not_pace(socket.get());
     set_option(socket.get(), SOL_SOCKET, SO_REUSEADDR, 1);
@@ -265,7 +243,7 @@ class Rate {
       return;
     }
     need(got == 1, "answer");
-    at.socket = Socket();
+    at.socket.reset();
     ++done_;
     if (next_ < end_) {
       open(slot);
@@ -273,7 +251,7 @@ class Rate {
   }
 
   struct Slot {
-    Socket socket;
+    UniqueFd socket;
     bool asked = false;
   };
 
@@ -281,14 +259,14 @@ class Rate {
   std::vector<sockaddr_in> sources_;
   bool resets_;
   std::uint64_t count_, next_, end_, done_ = 0;
-  Socket poll_;
+  UniqueFd poll_;
   std::array<Slot, kInFlight> slots_{};
 };
 
 // --- Connections that stay -----------------------------------------------------------------------
 
-Socket connect_from(const sockaddr_in& source, const sockaddr_in& server) {
-  Socket socket(::socket(AF_INET, SOCK_STREAM, 0));
+UniqueFd connect_from(const sockaddr_in& source, const sockaddr_in& server) {
+  UniqueFd socket(::socket(AF_INET, SOCK_STREAM, 0));
   need(socket.get() >= 0, "socket");
   do_not_pace(socket.get());
   set_option(socket.get(), IPPROTO_TCP, TCP_NODELAY, 1);
@@ -320,10 +298,10 @@ void round_trips(int socket, std::uint64_t count) {
 
 /// A byte there and back is two packets, with the acknowledgements in them; on all connections at
 /// once.
-void packets(const std::vector<Socket>& sockets, std::uint64_t count) {
-  const Socket poll(::epoll_create1(0));
+void packets(const std::vector<UniqueFd>& sockets, std::uint64_t count) {
+  const UniqueFd poll(::epoll_create1(0));
   need(poll.get() >= 0, "epoll_create1");
-  for (const Socket& socket : sockets) {
+  for (const UniqueFd& socket : sockets) {
     exchange(socket.get());
     watch(poll.get(), socket.get(), EPOLLIN, static_cast<std::uint64_t>(socket.get()));
   }
@@ -332,7 +310,7 @@ void packets(const std::vector<Socket>& sockets, std::uint64_t count) {
   std::uint64_t sent = 0;
   std::uint64_t done = 0;
   const auto started = Clock::now();
-  for (const Socket& socket : sockets) {
+  for (const UniqueFd& socket : sockets) {
     need(::send(socket.get(), "r", 1, 0) == 1, "send");
     ++sent;
   }
@@ -379,10 +357,10 @@ void stream(int socket, std::uint64_t mib) {
 
 /// Sockets made from now on are of the namespace with this name.
 void enter(const std::string& name) {
-  static std::map<std::string, Socket> known;
+  static std::map<std::string, UniqueFd> known;
   auto at = known.find(name);
   if (at == known.end()) {
-    at = known.emplace(name, Socket(::open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC)))
+    at = known.emplace(name, UniqueFd(::open(("/run/netns/" + name).c_str(), O_RDONLY | O_CLOEXEC)))
              .first;
     need(at->second.get() >= 0, name.c_str());
   }
@@ -390,10 +368,10 @@ void enter(const std::string& name) {
 }
 
 /// Connections from the namespace, opened once.
-const std::vector<Socket>& kept(const std::string& name, const sockaddr_in& source,
-                                const sockaddr_in& server) {
-  static std::map<std::string, std::vector<Socket>> known;
-  std::vector<Socket>& sockets = known[name];
+const std::vector<UniqueFd>& kept(const std::string& name, const sockaddr_in& source,
+                                  const sockaddr_in& server) {
+  static std::map<std::string, std::vector<UniqueFd>> known;
+  std::vector<UniqueFd>& sockets = known[name];
   while (sockets.size() < kInFlight) {
     sockets.push_back(connect_from(source, server));
   }
