@@ -3,11 +3,23 @@
 #
 # A layer's last line of the form `N passed, N failed[, N skipped]` counts; summaries of ctest and of
 # GoogleTest programs count as their numbers; a layer with none of these counts as one test, by its exit status. A layer that fails
-# without naming a failed test counts one failure.
-passed=0 failed=0 skipped=0
+# without naming a failed test counts one failure. What failed is told once more before the totals:
+# it may be all that is kept of a long run's output.
+passed=0 failed=0 skipped=0 failures=
 
 sum() { # PATTERN: adds the numbers of the lines that fit, in the current layer's log
   grep -oE "$1" "$log" | awk '{n += $NF} END {print n + 0}'
+}
+
+# The log's lines that name a failure, each with the first lines of its reason; if it holds a verdict, what that told.
+failures_of() { # LAYER
+  grep '^! ' "$log" && return
+  tr -d '\r' <"$log" | awk -v layer="$1" '
+    /^FAIL / { left = 12; indented = 1; print "! " layer ": " $0; next }
+    /: Failure$/ { left = 6; indented = 0; print "! " layer ": " $0; next }
+    /^\[  FAILED  \] [^0-9]/ || /^[[:space:]]*[0-9]+ - .* \([A-Z][A-Za-z ]*\)$/ { left = 0; print "! " layer ": " $0; next }
+    left && (!indented || /^ /) { left--; print "!     " $0; next }
+    { left = 0 }'
 }
 
 layer() { # NAME COMMAND...
@@ -31,6 +43,10 @@ layer() { # NAME COMMAND...
     f=1
   fi
   ((status == 0 || f > 0)) || f=1
+  if ((f)); then
+    line=$(failures_of "$name" | head -n 100)
+    failures+=${line:-"! $name: exit status $status, $(tail -n 1 "$log")"}$'\n'
+  fi
   rm -f "$log"
   passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
   echo "-- $name: $p passed, $f failed, $s skipped in $((SECONDS - started)) s"
@@ -51,7 +67,13 @@ what_ran_beside() { # and runs until now
   return "$status"
 }
 
+units() { # BUILD-FOLDER: its unit tests; of those that pass only the number
+  ctest --test-dir "$1" --output-on-failure -j 2 | grep -vE '^ +Start +[0-9]+: | Passed +[0-9.]+ sec$'
+  return "${PIPESTATUS[0]}"
+}
+
 verdict() {
+  printf '%s' "$failures"
   echo "$passed passed, $failed failed, $skipped skipped"
   ((failed == 0))
 }
