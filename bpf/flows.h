@@ -222,6 +222,35 @@ static __always_inline void book_out(struct fl_rs_counts* counts, struct fl_vs_c
   __sync_fetch_and_add(&totals->out_bytes, flow->bytes);
 }
 
+static __always_inline struct fl_flow* flow_in(int in_half, struct fl_tuple* key) {
+  return in_half ? bpf_map_lookup_elem(&half, key) : bpf_map_lookup_elem(&flows, key);
+}
+
+static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
+  if (in_half) {
+    bpf_map_delete_elem(&half, key);
+  } else {
+    bpf_map_delete_elem(&flows, key);
+  }
+}
+
+/* What hides the client of a connection that ends. */
+static __always_inline void drop_hiding(int in_half, const struct fl_tuple* forward,
+                                        const struct fl_flow* flow) {
+  struct fl_tuple hide, unhide;
+  struct fl_flow* found;
+  if (!(flow->flags & FL_FLOW_HIDDEN)) {
+    return;
+  }
+  key_of_hide(&hide, forward, flow);
+  found = flow_in(in_half, &hide);
+  if (found) {
+    key_of_unhide(&unhide, &hide, &found->addr, found->port);
+    drop_flow(in_half, &unhide);
+    drop_flow(in_half, &hide);
+  }
+}
+
 /* Takes a connection out, with all its flows, and its place in the counters. 1: done; 0: somebody
  * else was faster. */
 static __noinline int end_flows(struct fl_tuple* key) {
@@ -262,16 +291,7 @@ static __noinline int end_flows(struct fl_tuple* key) {
     }
     bpf_map_delete_elem(&flows, &other);
   }
-  if (flow.flags & FL_FLOW_HIDDEN) {
-    key_of_hide(&other, key, &flow);
-    found = bpf_map_lookup_elem(&flows, &other);
-    if (found) {
-      struct fl_tuple unhide;
-      key_of_unhide(&unhide, &other, &found->addr, found->port);
-      bpf_map_delete_elem(&flows, &unhide);
-      bpf_map_delete_elem(&flows, &other);
-    }
-  }
+  drop_hiding(0, key, &flow);
   return 1;
 }
 
@@ -400,18 +420,6 @@ static __always_inline long claim_flow(int in_half, struct fl_tuple* key, struct
     return -FL_EEXIST;
   }
   return error;
-}
-
-static __always_inline struct fl_flow* flow_in(int in_half, struct fl_tuple* key) {
-  return in_half ? bpf_map_lookup_elem(&half, key) : bpf_map_lookup_elem(&flows, key);
-}
-
-static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
-  if (in_half) {
-    bpf_map_delete_elem(&half, key);
-  } else {
-    bpf_map_delete_elem(&flows, key);
-  }
 }
 
 /*
@@ -564,14 +572,7 @@ GLOBAL int drop_half_open(void) {
   }
   key_of_reply(&other, &p->tuple, &flow);
   bpf_map_delete_elem(&half, &other);
-  key_of_hide(&other, &p->tuple, &flow);
-  found = bpf_map_lookup_elem(&half, &other);
-  if (found) {
-    struct fl_tuple unhide;
-    key_of_unhide(&unhide, &other, &found->addr, found->port);
-    bpf_map_delete_elem(&half, &unhide);
-    bpf_map_delete_elem(&half, &other);
-  }
+  drop_hiding(1, &p->tuple, &flow);
   return 0;
 }
 
