@@ -14,29 +14,87 @@
 /* Fixed when the programs are loaded: the verifier takes out what is off. */
 const volatile __u32 fl_fast_path SEC(".rodata.options") = 0;
 
-/* Looks for the way to the packet's destination, and takes its hop. 0: there is none for now, and
- * nothing has been changed. */
-GLOBAL int find_fast_way(struct __sk_buff* skb) {
+/* What the stack has said of a way is believed for so long: asking costs as much as all the rest
+ * that a packet needs here. */
+#define FL_WAY_TICKS 8
+#define FL_WAYS 256
+
+struct way {
+  struct fl_addr saddr, daddr; /* a rule may look at both */
+  __u32 from;                  /* device that the packet came by */
+  __u32 asked;                 /* ticks */
+  __u32 length;                /* of the longest IP packet that may go this way */
+  __u32 interface;
+  __u32 is_peer;
+  struct bpf_redir_neigh next;
+  __u8 macs[2 * ETH_ALEN];
+};
+
+/* Of each hash of the addresses, the last one. */
+struct {
+  __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+  __uint(max_entries, FL_WAYS);
+  __type(key, __u32);
+  __type(value, struct way);
+} ways SEC(".maps");
+
+/* Asks the stack. 0: there is no way for now. */
+static __noinline int ask_way(struct __sk_buff* skb, struct way* way, __u32 length, __u32 now) {
   struct packet* p = the_packet();
   struct bpf_fib_lookup route;
   struct fl_device* device;
   __u32 interface;
-  if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE || skb->vlan_present) {
-    return 0;
-  }
-  if (ask_route(skb, &route, &p->tuple.saddr, &p->tuple.daddr, longest(skb, p)) !=
-      BPF_FIB_LKUP_RET_SUCCESS) {
+  if (!p || ask_route(skb, &route, &p->tuple.saddr, &p->tuple.daddr, length) !=
+                BPF_FIB_LKUP_RET_SUCCESS) {
     return 0;
   }
   interface = route.ifindex;
   device = bpf_map_lookup_elem(&devices, &interface);
-  if (!device || !take_hop(skb, p)) {
+  if (!device) {
     return 0;
   }
+  way->saddr = p->tuple.saddr;
+  way->daddr = p->tuple.daddr;
+  way->from = skb->ifindex;
+  way->asked = now;
+  way->length = route.mtu_result; /* before Linux 5.12: the length that was asked for */
+  way->interface = interface;
+  way->is_peer = (device->flags & FL_DEVICE_PEER) != 0;
   note_way(p, &route);
-  p->as_is.is_peer = (device->flags & FL_DEVICE_PEER) != 0;
-  __builtin_memcpy(p->as_is.macs, route.dmac, ETH_ALEN);
-  __builtin_memcpy(p->as_is.macs + ETH_ALEN, route.smac, ETH_ALEN);
+  way->next = p->as_is.next;
+  __builtin_memcpy(way->macs, route.dmac, ETH_ALEN);
+  __builtin_memcpy(way->macs + ETH_ALEN, route.smac, ETH_ALEN);
+  return 1;
+}
+
+/* Looks for the way to the packet's destination, and takes its hop. 0: there is none for now, and
+ * nothing has been changed. */
+GLOBAL int find_fast_way(struct __sk_buff* skb) {
+  struct packet* p = the_packet();
+  struct way* way;
+  __u32 slot, length, now = ticks_now();
+  if (!p || p->l3 != ETH_HLEN || p->fragment != WHOLE || skb->vlan_present) {
+    return 0;
+  }
+  length = longest(skb, p);
+  slot = (fold(&p->tuple.saddr) * 3 + fold(&p->tuple.daddr)) * 0x61c88647U >> 24;
+  way = bpf_map_lookup_elem(&ways, &slot);
+  if (!way) {
+    return 0;
+  }
+  if (now - way->asked >= FL_WAY_TICKS || length > way->length || way->from != skb->ifindex ||
+      !same_addr(&way->daddr, &p->tuple.daddr) || !same_addr(&way->saddr, &p->tuple.saddr)) {
+    if (!ask_way(skb, way, length, now)) {
+      return 0;
+    }
+  }
+  if (!take_hop(skb, p)) {
+    return 0;
+  }
+  p->as_is.interface = way->interface;
+  p->as_is.is_peer = (__u8)way->is_peer;
+  p->as_is.next = way->next;
+  __builtin_memcpy(p->as_is.macs, way->macs, sizeof(way->macs));
   return 1;
 }
 

@@ -36,8 +36,8 @@ constexpr std::string_view kMountPoint = "/sys/fs/bpf";
 constexpr long kBpfFsMagic = 0xcafe4a11;
 
 /// Maps that are a matter of one load and not state.
-constexpr std::array<std::string_view, 5> kUnpinned = {"before", "ending", "lock", "scratch",
-                                                       "walks"};
+constexpr std::array<std::string_view, 6> kUnpinned = {"before",  "ending", "lock",
+                                                       "scratch", "walks",  "ways"};
 
 // A migration's maps are in kBuilding until they hold all that the old ones do, then in kNext; once
 // they have settled, the old ones go to kOld and they to kMaps. Each step is one rename.
