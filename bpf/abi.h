@@ -16,7 +16,7 @@
 /* NOLINTBEGIN */
 #include <linux/types.h>
 
-#define FL_LAYOUT 1
+#define FL_LAYOUT 2
 
 #ifdef __cplusplus
 #define FL_SIZE(type, bytes) static_assert(sizeof(struct type) == (bytes))
@@ -246,7 +246,7 @@ enum fl_flow_flags {
 /* Map `pressure` (array of one, mmapped). */
 struct fl_pressure {
   __u32 half_open; /* connections of `flows` in FL_TCP_SYN_RECV */
-  __u32 pad;
+  __u32 half_used; /* ticks when `half` was last of use; 0: never */
 };
 
 /* Time is counted in ticks of 2^20 ns (about a millisecond) of CLOCK_MONOTONIC, and wraps. */

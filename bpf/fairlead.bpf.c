@@ -212,7 +212,12 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   if (!is_active(p->tuple.protocol, flow.state)) {
     flow.flags |= FL_FLOW_INACTIVE;
   }
+  flow.packets = 1;
+  flow.bytes = p->bytes;
   in_half = p->tuple.protocol == IPPROTO_TCP && is_pressed();
+  if (in_half) {
+    note_use_of_half(now);
+  }
   error = insert_connection(&flow, in_half);
   if (error == -FL_EEXIST) {
     /* The same first packet on another CPU, or every client port is taken. */
@@ -239,10 +244,7 @@ GLOBAL int new_connection(struct __sk_buff* skb, __u32 replaces) {
   __sync_fetch_and_add(&counts->connections, 1);
   __sync_fetch_and_add(&totals->connections, 1);
   count(FL_EVENT_NEW);
-  {
-    struct fl_flow* inserted = flow_in(in_half, &p->tuple);
-    return inserted ? send_forward(skb, p, inserted, now) : TC_ACT_SHOT;
-  }
+  return send_forward(skb, p, &flow, now); /* the one in the table has been told of this packet */
 }
 
 /* A flow that must not be used any more: its server is gone, it has expired, or a new connection
@@ -320,7 +322,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
   now = ticks_now();
-  if (!flow && p->tuple.protocol == IPPROTO_TCP && (!is_start(p) || is_pressed())) {
+  if (!flow && p->tuple.protocol == IPPROTO_TCP && is_half_in_use(now)) {
     flow = bpf_map_lookup_elem(&half, &p->tuple);
     in_half = flow && flow->kind == FL_FORWARD;
     if (in_half && (p->event & (FL_TCP_ACK | FL_TCP_SYN | FL_TCP_RST)) == FL_TCP_ACK) {
@@ -341,6 +343,7 @@ static __always_inline int in(struct __sk_buff* skb, struct packet* p) {
   fate = fate_of(p, flow, now);
   if (in_half) {
     if (fate == GOES_ON) {
+      note_use_of_half(now);
       return send_forward(skb, p, flow, now);
     }
     drop_half_open();
@@ -429,14 +432,15 @@ static __always_inline int out(struct __sk_buff* skb, __u32 l3) {
     return PASS;
   }
   flow = bpf_map_lookup_elem(&flows, &p->tuple);
-  if (!flow && p->tuple.protocol == IPPROTO_TCP && p->event & (FL_TCP_SYN | FL_TCP_RST)) {
+  now = ticks_now();
+  if (!flow && p->tuple.protocol == IPPROTO_TCP && p->event & (FL_TCP_SYN | FL_TCP_RST) &&
+      is_half_in_use(now)) {
     flow = bpf_map_lookup_elem(&half, &p->tuple);
   }
   if (!flow) {
     bpf_tail_call(skb, &before, l3 ? FL_BEFORE_OUT : FL_BEFORE_OUT_L3);
     return PASS;
   }
-  now = ticks_now();
   if (flow->kind == FL_HIDE && flow->port == 0) {
     if (claim_port(skb->ifindex)) {
       count(FL_EVENT_NO_PORT);

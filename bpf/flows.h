@@ -54,7 +54,7 @@ static __always_inline void key_of_forward(struct fl_tuple* to, const struct fl_
   to->point = FL_INGRESS;
   to->pad = 0;
 }
-/* Of FL_UNHIDE, from FL_HIDE. */
+/* Of FL_UNHIDE, from FL_HIDE; it may be the same memory. */
 static __always_inline void key_of_unhide(struct fl_tuple* to, const struct fl_tuple* hide,
                                           const struct fl_addr* addr, __be16 port) {
   to->saddr = hide->daddr;
@@ -120,6 +120,26 @@ static __always_inline int is_pressed(void) {
   struct fl_pressure* p = bpf_map_lookup_elem(&pressure, &first);
   struct fl_config* c = settings();
   return p && c && c->half_open_limit && (__s32)p->half_open > (__s32)c->half_open_limit;
+}
+
+/* What has been silent in `half` for so long is over. */
+#define FL_HALF_TICKS (300 * FL_TICKS_PER_SECOND)
+
+static __always_inline void note_use_of_half(__u32 now) {
+  __u32 first = 0;
+  struct fl_pressure* p = bpf_map_lookup_elem(&pressure, &first);
+  if (p && p->half_used != now) {
+    p->half_used = now;
+  }
+}
+
+/* Looking into `half` is worth while: mostly there has not been a flood, and what is not ours would
+ * pay for it. */
+static __always_inline int is_half_in_use(__u32 now) {
+  __u32 first = 0;
+  struct fl_pressure* p = bpf_map_lookup_elem(&pressure, &first);
+  /* Another CPU may have used it a moment later than now. */
+  return p && p->half_used && now + FL_TICKS_PER_SECOND - p->half_used < FL_HALF_TICKS;
 }
 
 static __always_inline int is_half_open(__u8 protocol, __u32 state) {
@@ -237,17 +257,21 @@ static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
 /* What hides the client of a connection that ends. */
 static __always_inline void drop_hiding(int in_half, const struct fl_tuple* forward,
                                         const struct fl_flow* flow) {
-  struct fl_tuple hide, unhide;
-  struct fl_flow* found;
+  struct fl_tuple key;
+  struct fl_flow* hide;
+  struct fl_addr addr;
+  __be16 port;
   if (!(flow->flags & FL_FLOW_HIDDEN)) {
     return;
   }
-  key_of_hide(&hide, forward, flow);
-  found = flow_in(in_half, &hide);
-  if (found) {
-    key_of_unhide(&unhide, &hide, &found->addr, found->port);
-    drop_flow(in_half, &unhide);
-    drop_flow(in_half, &hide);
+  key_of_hide(&key, forward, flow);
+  hide = flow_in(in_half, &key);
+  if (hide) {
+    addr = hide->addr;
+    port = hide->port;
+    drop_flow(in_half, &key);
+    key_of_unhide(&key, &key, &addr, port); /* in place: the stack is small */
+    drop_flow(in_half, &key);
   }
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The fast path: what takes it, what does not, and that both end alike.
+#include <chrono>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <thread>
 
 #include "fixture.h"
 #include "router.h"
@@ -10,6 +12,15 @@ namespace fairlead::packets {
 namespace {
 
 using testing::HasSubstr;
+
+std::string mac_text(const std::array<std::uint8_t, 6>& mac) {
+  std::string out;
+  for (const std::uint8_t byte : mac) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    out += (out.empty() ? "" : ":") + std::string{kDigits[byte >> 4U], kDigits[byte & 15U]};
+  }
+  return out;
+}
 
 struct Cell {
   const Family* family;
@@ -41,14 +52,6 @@ class Fast : public testing::TestWithParam<Cell>, public Base {
       return seen;
     }
     return read(programs.out(verdict.frame).frame);
-  }
-  static std::string mac_text(const std::array<std::uint8_t, 6>& mac) {
-    std::string out;
-    for (const std::uint8_t byte : mac) {
-      constexpr std::string_view kDigits = "0123456789abcdef";
-      out += (out.empty() ? "" : ":") + std::string{kDigits[byte >> 4U], kDigits[byte & 15U]};
-    }
-    return out;
   }
   Verdict there(std::uint8_t flags) { return programs.in(build(request(flags))); }
   Verdict back(const std::string& seen_client, std::uint8_t flags) {
@@ -110,6 +113,7 @@ TEST_P(Fast, TheLastHopIsTheStacks) {
 
 TEST_P(Fast, TooLongIsTheStacks) {
   open();
+  EXPECT_EQ(there(kAck).action, kRedirect);
   Packet request = this->request(kAck);
   request.payload = 1500;
   EXPECT_EQ(programs.in(build(request)).action, kPass);
@@ -159,6 +163,13 @@ TEST_P(FastTcp, StatesFollowBothDirections) {
   EXPECT_EQ(state(), bpf::FL_TCP_FIN_WAIT);
   EXPECT_EQ(in(client(), vip(), kFin | kAck).action, kRedirect);
   EXPECT_EQ(state(), bpf::FL_TCP_TIME_WAIT);
+}
+
+TEST_P(FastTcp, AWayIsNotBelievedForLong) {
+  open();
+  programs.set_peers(true);  // the packet then gets the pod's link address here
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(mac_text(read(in(client(), vip(), kAck).frame).destination_mac), kNeighbour);
 }
 
 TEST_P(FastTcp, AServerWithoutAKnownNeighbourIsTheStacks) {

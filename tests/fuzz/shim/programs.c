@@ -17,7 +17,7 @@ const struct shim_map shim_maps[] = {
     MAP(slots),     MAP(filter),       MAP(pressure), MAP(config),
     MAP(numbers),   MAP(flows),        MAP(half),     MAP(clients),
     MAP(fragments), MAP(socket_peers), MAP(devices),  MAP(classes),
-    MAP(events),    MAP(scratch),      MAP(ending),   {0},
+    MAP(events),    MAP(scratch),      MAP(ending),   MAP(ways),     {0},
 };
 
 const volatile void* const shim_fast_path = &fl_fast_path;
