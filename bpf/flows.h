@@ -54,7 +54,7 @@ static __always_inline void key_of_forward(struct fl_tuple* to, const struct fl_
   to->point = FL_INGRESS;
   to->pad = 0;
 }
-/* Of FL_UNHIDE, from FL_HIDE; it may be the same memory. */
+/* Of FL_UNHIDE, from FL_HIDE. */
 static __always_inline void key_of_unhide(struct fl_tuple* to, const struct fl_tuple* hide,
                                           const struct fl_addr* addr, __be16 port) {
   to->saddr = hide->daddr;
@@ -254,24 +254,21 @@ static __always_inline void drop_flow(int in_half, struct fl_tuple* key) {
   }
 }
 
-/* What hides the client of a connection that ends. */
+/* What hides the client of a connection that ends. `hide` is memory of the caller's: the stack is
+ * small. */
 static __always_inline void drop_hiding(int in_half, const struct fl_tuple* forward,
-                                        const struct fl_flow* flow) {
-  struct fl_tuple key;
-  struct fl_flow* hide;
-  struct fl_addr addr;
-  __be16 port;
+                                        const struct fl_flow* flow, struct fl_tuple* hide) {
+  struct fl_tuple unhide;
+  struct fl_flow* found;
   if (!(flow->flags & FL_FLOW_HIDDEN)) {
     return;
   }
-  key_of_hide(&key, forward, flow);
-  hide = flow_in(in_half, &key);
-  if (hide) {
-    addr = hide->addr;
-    port = hide->port;
-    drop_flow(in_half, &key);
-    key_of_unhide(&key, &key, &addr, port); /* in place: the stack is small */
-    drop_flow(in_half, &key);
+  key_of_hide(hide, forward, flow);
+  found = flow_in(in_half, hide);
+  if (found) {
+    key_of_unhide(&unhide, hide, &found->addr, found->port);
+    drop_flow(in_half, &unhide);
+    drop_flow(in_half, hide);
   }
 }
 
@@ -315,7 +312,7 @@ static __noinline int end_flows(struct fl_tuple* key) {
     }
     bpf_map_delete_elem(&flows, &other);
   }
-  drop_hiding(0, key, &flow);
+  drop_hiding(0, key, &flow, &other);
   return 1;
 }
 
@@ -596,7 +593,7 @@ GLOBAL int drop_half_open(void) {
   }
   key_of_reply(&other, &p->tuple, &flow);
   bpf_map_delete_elem(&half, &other);
-  drop_hiding(1, &p->tuple, &flow);
+  drop_hiding(1, &p->tuple, &flow, &other);
   return 0;
 }
 

@@ -36,7 +36,7 @@ layer() { # NAME COMMAND...
     [[ $line =~ ([0-9]+)\ tests?\ failed\ out\ of\ ([0-9]+) ]]; then
     f=${BASH_REMATCH[1]} p=$((BASH_REMATCH[2] - BASH_REMATCH[1]))
   elif grep -q '^\[  PASSED  \] ' "$log"; then
-    p=$(sum '^\[  PASSED  \] [0-9]+') f=$(sum '^\[  FAILED  \] [0-9]+') s=$(sum '^\[  SKIPPED \] [0-9]+')
+    p=$(sum '^\[  PASSED  \] [0-9]+') f=$(grep -cE '^\[  FAILED  \] .* \([0-9]+ ms\)$' "$log") s=$(sum '^\[  SKIPPED \] [0-9]+')
   elif ((status == 0)); then
     p=1
   else
