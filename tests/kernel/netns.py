@@ -92,7 +92,7 @@ class Host:
             stderr=subprocess.PIPE,
             text=True,
         )
-        out, err = process.communicate(input, timeout=60)
+        out, err = process.communicate(input, timeout=300)
         if process.returncode != 0:
             raise AssertionError(f"{self.name}: {' '.join(argv)}: {err.strip() or out.strip()}")
         return out
