@@ -146,7 +146,7 @@ class Nftables(Plane):
                 f"numgen random mod {len(servers)} vmap {{ {', '.join(ways)} }}; }}"
             )
             elements.append(f"{address} . tcp . {PORT} : goto service-{number}")
-        director.run("nft", "-f", "-", input=f"""
+        director.run("nft", "-f", "-", seconds=300, input=f"""
             table ip kube-proxy {{
               set cluster-ips {{ type ipv4_addr; elements = {{ {addresses} }}; }}
               set nodeport-ips {{ type ipv4_addr; elements = {{ 192.0.2.254 }}; }}
@@ -265,7 +265,7 @@ class Iptables(Plane):
         ]
         lines += [f":{chain} - [0:0]" for chain in chains]
         lines += [*rules, "COMMIT", ""]
-        director.run(f"iptables-{self.variant}-restore", input="\n".join(lines))
+        director.run(f"iptables-{self.variant}-restore", seconds=300, input="\n".join(lines))
 
 
 FILTER_CHAINS = ("KUBE-PROXY-FIREWALL", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD")

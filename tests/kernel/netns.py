@@ -83,8 +83,8 @@ class Host:
         with self:
             return subprocess.Popen(argv, **kwargs)
 
-    def run(self, *argv, input=None):
-        """stdout of a command that must succeed."""
+    def run(self, *argv, input=None, seconds=60):
+        """stdout of a command that must succeed, and within so long."""
         process = self.start(
             argv,
             stdin=subprocess.PIPE,
@@ -92,7 +92,7 @@ class Host:
             stderr=subprocess.PIPE,
             text=True,
         )
-        out, err = process.communicate(input, timeout=300)
+        out, err = process.communicate(input, timeout=seconds)
         if process.returncode != 0:
             raise AssertionError(f"{self.name}: {' '.join(argv)}: {err.strip() or out.strip()}")
         return out
