@@ -31,10 +31,6 @@
 namespace fairlead::bpf {
 namespace {
 
-// Linux 6.6; newer than the headers and the library that we build with.
-constexpr std::uint32_t kTcxIngress = 46;
-constexpr std::uint32_t kTcxEgress = 47;
-
 /// Ours among the filters of a clsact qdisc.
 constexpr std::uint32_t kHandle = 0xf1ee;
 constexpr std::uint32_t kPriority = 1;

@@ -44,7 +44,7 @@ std::uint64_t hash_of(ConstBytes bytes) {
 }
 
 /// A pinned map of one side.
-struct Side {
+struct PinnedMap {
   UniqueFd fd;
   bpf_map_info info{};
   Layout key, value;
@@ -85,7 +85,7 @@ bool is_hash(std::uint32_t type) {
 /// An array map in memory.
 class Memory {
  public:
-  explicit Memory(const Side& side)
+  explicit Memory(const PinnedMap& side)
       : step_(in_words(side.info.value_size)), value_size_(side.info.value_size) {
     const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     bytes_ = (step_ * side.info.max_entries + page - 1) / page * page;
@@ -113,7 +113,7 @@ class Memory {
 /// A map that is not the same on both sides.
 class Migration::Moved {
  public:
-  Moved(std::string name, Side from, Side to, Conversion values)
+  Moved(std::string name, PinnedMap from, PinnedMap to, Conversion values)
       : name_(std::move(name)),
         from_(std::move(from)),
         to_(std::move(to)),
@@ -132,7 +132,7 @@ class Migration::Moved {
 
  protected:
   std::string name_;
-  Side from_, to_;
+  PinnedMap from_, to_;
   Conversion values_;
 };
 
@@ -248,7 +248,7 @@ class Migration::MovedCpus final : public Moved {
 
 class Migration::MovedHash final : public Moved {
  public:
-  MovedHash(std::string name, Side from, Side to, Conversion values, Conversion keys)
+  MovedHash(std::string name, PinnedMap from, PinnedMap to, Conversion values, Conversion keys)
       : Moved(std::move(name), std::move(from), std::move(to), std::move(values)),
         keys_(std::move(keys)) {
     const auto seen = std::ranges::find(to_.value.fields, "seen", &Field::path);
@@ -402,12 +402,12 @@ class Migration::MovedHash final : public Moved {
   }
 
   template <typename Visit>
-  [[nodiscard]] static Status walk(const Side& side, const Visit& visit) {
+  [[nodiscard]] static Status walk(const PinnedMap& side, const Visit& visit) {
     return is_hash(side.info.type) ? walk_in_batches(side, visit) : walk_by_one(side, visit);
   }
 
   template <typename Visit>
-  [[nodiscard]] static Status walk_in_batches(const Side& side, const Visit& visit) {
+  [[nodiscard]] static Status walk_in_batches(const PinnedMap& side, const Visit& visit) {
     const std::size_t key_size = side.info.key_size;
     const std::size_t value_size = side.info.value_size;
     std::size_t most = kEntriesAtOnce;
@@ -444,7 +444,7 @@ class Migration::MovedHash final : public Moved {
   }
 
   template <typename Visit>
-  [[nodiscard]] static Status walk_by_one(const Side& side, const Visit& visit) {
+  [[nodiscard]] static Status walk_by_one(const PinnedMap& side, const Visit& visit) {
     std::vector<std::byte> key(side.info.key_size);
     std::vector<std::byte> value(side.info.value_size);
     for (const void* previous = nullptr;
@@ -492,8 +492,8 @@ Result<Migration> Migration::between(const std::string& from, const std::string&
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(to, error)) {
     const std::string name = entry.path().filename();
-    Side old;
-    Side fresh;
+    PinnedMap old;
+    PinnedMap fresh;
     Status status = old.open(std::filesystem::path(from) / name);
     if (!status && status.error().kind() == ErrorKind::kNotFound) {
       continue;
@@ -504,7 +504,7 @@ Result<Migration> Migration::between(const std::string& from, const std::string&
     if (status && old.info.id == fresh.info.id) {
       continue;
     }
-    for (Side* side : {&old, &fresh}) {
+    for (PinnedMap* side : {&old, &fresh}) {
       if (status) {
         status = side->read_layout();
       }

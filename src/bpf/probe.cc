@@ -33,7 +33,6 @@ namespace {
 
 using State = Finding::State;
 
-constexpr std::uint32_t kTcxIngress = 46;
 constexpr std::uint32_t kLoopback = 1;  // its index in every network namespace
 
 constexpr std::array<bpf_attach_type, 8> kSocketHooks = {

@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "kube/credentials.h"
+#include "kube/url.h"
 
 namespace fairlead::kube {
 namespace {
@@ -35,12 +36,8 @@ struct EasyDeleter {
 struct MultiDeleter {
   void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
 };
-struct UrlDeleter {
-  void operator()(CURLU* url) const { curl_url_cleanup(url); }
-};
 using Easy = std::unique_ptr<CURL, EasyDeleter>;
 using Multi = std::unique_ptr<CURLM, MultiDeleter>;
-using Url = std::unique_ptr<CURLU, UrlDeleter>;
 
 class List {
  public:
@@ -57,16 +54,6 @@ class List {
  private:
   curl_slist* list_ = nullptr;
 };
-
-std::string url_part(CURLU* url, CURLUPart part, unsigned flags = 0) {
-  char* text = nullptr;
-  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) {
-    return {};
-  }
-  std::string value(text);
-  curl_free(text);
-  return value;
-}
 
 long milliseconds(event::Duration duration) {
   return static_cast<long>(std::chrono::ceil<std::chrono::milliseconds>(duration).count());
@@ -353,8 +340,8 @@ class HttpClient::Impl {
     if (!config_.tls_server_name.empty()) {
       const Url url(curl_url());
       if (curl_url_set(url.get(), CURLUPART_URL, config_.server.c_str(), 0) == CURLUE_OK) {
-        const std::string port = url_part(url.get(), CURLUPART_PORT);
-        add("Host", url_part(url.get(), CURLUPART_HOST) + (port.empty() ? "" : ":" + port));
+        const std::string port = url_part(url, CURLUPART_PORT).value_or("");
+        add("Host", url_part(url, CURLUPART_HOST).value_or("") + (port.empty() ? "" : ":" + port));
       }
     }
     set(CURLOPT_HTTPHEADER, transfer.headers.get());
@@ -371,10 +358,10 @@ class HttpClient::Impl {
     // address is where to connect to.
     const Url url(curl_url());
     curl_url_set(url.get(), CURLUPART_URL, config_.server.c_str(), 0);
-    const std::string host = url_part(url.get(), CURLUPART_HOST);
-    const std::string port = url_part(url.get(), CURLUPART_PORT, CURLU_DEFAULT_PORT);
+    const std::string host = url_part(url, CURLUPART_HOST).value_or("");
+    const std::string port = url_part(url, CURLUPART_PORT, CURLU_DEFAULT_PORT).value_or("");
     curl_url_set(url.get(), CURLUPART_HOST, config_.tls_server_name.c_str(), 0);
-    std::string named = url_part(url.get(), CURLUPART_URL);
+    std::string named = url_part(url, CURLUPART_URL).value_or("");
     while (!named.empty() && named.back() == '/') {
       named.pop_back();
     }

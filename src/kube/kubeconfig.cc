@@ -6,7 +6,6 @@
 #include <curl/curl.h>
 #include <fcntl.h>
 #include <filesystem>
-#include <memory>
 #include <optional>
 #include <set>
 #include <unistd.h>
@@ -16,24 +15,10 @@
 #include "base/text.h"
 #include "base/unique_fd.h"
 #include "kube/base64.h"
+#include "kube/url.h"
 
 namespace fairlead::kube {
 namespace {
-
-struct UrlDeleter {
-  void operator()(CURLU* url) const { curl_url_cleanup(url); }
-};
-using Url = std::unique_ptr<CURLU, UrlDeleter>;
-
-std::optional<std::string> url_part(CURLU* url, CURLUPart part) {
-  char* text = nullptr;
-  if (curl_url_get(url, part, &text, 0) != CURLUE_OK) {
-    return std::nullopt;
-  }
-  std::string value(text);
-  curl_free(text);
-  return value;
-}
 
 /// A server's address in the form we keep it, or what is wrong with it. The text itself stays out
 /// of the message, since people do put passwords into URLs.
@@ -47,17 +32,17 @@ tl::expected<std::string, std::string> normal_server(std::string_view text, bool
       CURLUE_OK) {
     return tl::unexpected<std::string>("is not a URL; write it as https://host:port");
   }
-  const std::string scheme = url_part(url.get(), CURLUPART_SCHEME).value_or("");
+  const std::string scheme = url_part(url, CURLUPART_SCHEME).value_or("");
   if (scheme != "https" && scheme != "http") {
     return tl::unexpected<std::string>("must start with https:// or http://");
   }
-  if (url_part(url.get(), CURLUPART_USER) || url_part(url.get(), CURLUPART_PASSWORD)) {
+  if (url_part(url, CURLUPART_USER) || url_part(url, CURLUPART_PASSWORD)) {
     return tl::unexpected<std::string>("must not hold a user or password; give them in the user");
   }
-  if (url_part(url.get(), CURLUPART_QUERY) || url_part(url.get(), CURLUPART_FRAGMENT)) {
+  if (url_part(url, CURLUPART_QUERY) || url_part(url, CURLUPART_FRAGMENT)) {
     return tl::unexpected<std::string>("must not have a query or fragment");
   }
-  std::string normal = url_part(url.get(), CURLUPART_URL).value_or("");
+  std::string normal = url_part(url, CURLUPART_URL).value_or("");
   while (!normal.empty() && normal.back() == '/') {
     normal.pop_back();
   }
@@ -357,7 +342,7 @@ class Reader {
     const bool parsed = curl_url_set(url.get(), CURLUPART_URL, proxy.c_str(),
                                      CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK;
     const std::string scheme =
-        parsed ? url_part(url.get(), CURLUPART_SCHEME).value_or("") : std::string();
+        parsed ? url_part(url, CURLUPART_SCHEME).value_or("") : std::string();
     if (scheme != "http" && scheme != "https" && scheme != "socks5") {
       problem(cluster["proxy-url"], dotted(where, "proxy-url"),
               "must be a URL with http://, https:// or socks5://");
